@@ -1,0 +1,260 @@
+"""Every config key, its default and what it means; and the strict reading of config files and overrides."""
+
+import ast
+import functools
+import importlib.util
+import json
+import pathlib
+import re
+
+from ml_collections import ConfigDict
+from ml_collections import config_dict as cd
+
+from vit_jax.errors import UserError, nearest
+from vit_jax.models.registry import architecture, check_field, field_types
+
+MATHEMATICS_FREE = (
+    "data.dir",
+    "data.workers",
+    "data.eval_split",
+    "train.log_every",
+    "model.remat",
+    "model.scan_layers",
+    "eval",
+    "checkpoint",
+    "mesh",
+)
+"""Keys, and groups of keys, that leave the mathematics of a training run alone: a continued run may change them."""
+
+
+def default_config() -> ConfigDict:
+    """Returns every key with its default. Durations are texts such as "50 epochs" (see `vit_jax.duration`)."""
+    c = ConfigDict()
+    c.seed = 0  # of the initial values, the data order, augmentation and dropout
+    c.init_from = cd.placeholder(str)  # weights to start from, any CHECKPOINT
+
+    c.model = ConfigDict()
+    c.model.name = "vit_s16"  # `vit_jax.list_models()` names all; beside it any field of that architecture
+
+    c.data = ConfigDict()
+    c.data.name = "digits"  # `digits` or a TFDS classification set (`cifar10`, `imagenet2012`, …)
+    c.data.dir = cd.placeholder(str)  # where prepared TFDS sets are; None is TFDS's own default
+    c.data.train_split = "train"  # TFDS split syntax: `train[:98%]`
+    c.data.val_split = cd.placeholder(str)  # held out of training: for early stopping and the best checkpoint
+    c.data.eval_split = "test"  # what the reported accuracy is measured on
+    c.data.image_size = cd.placeholder(int)  # side in pixels that the model sees; None keeps the set's own size
+    c.data.resize = cd.placeholder(int)  # evaluation: short side before the centre crop; None squashes to image_size
+    c.data.interpolation = "bilinear"  # of every resize: nearest, bilinear, bicubic
+    c.data.mean = (0.5, 0.5, 0.5)  # of the pixels in [0, 1], subtracted channel by channel
+    c.data.std = (0.5, 0.5, 0.5)  # what the difference is divided by
+    c.data.workers = 0  # processes that load; 0 loads in threads of this process
+
+    c.augment = ConfigDict()
+    c.augment.crop = "none"  # none, pad (shift within a reflected-in-zero border), random, inception
+    c.augment.pad = 4  # border of crop="pad" in pixels; crop="random" resizes to image_size + 2 * pad first
+    c.augment.area = (0.05, 1.0)  # share of the image's area that crop="inception" takes
+    c.augment.aspect = (3 / 4, 4 / 3)  # width / height of that crop
+    c.augment.flip = False  # mirror half of the images left to right
+    c.augment.affine = ConfigDict()  # one random affine map an image, drawn uniformly within ± each bound
+    c.augment.affine.rotation = 0.0  # degrees
+    c.augment.affine.scale = 0.0  # relative
+    c.augment.affine.shear = 0.0  # degrees
+    c.augment.affine.shift = 0.0  # share of the side
+    c.augment.mixup = 0.0  # a of the Beta(a, a) that mixes pairs of images; 0 is off
+    c.augment.cutmix = 0.0  # a of the Beta(a, a) that sets the area of the pasted box; with mixup, each half the time
+
+    c.train = ConfigDict()
+    c.train.duration = "10 epochs"
+    c.train.batch_size = 128  # global: over all devices and micro-batches
+    c.train.accumulate = 1  # micro-batches a step; their mean gradient equals the large batch's
+    c.train.loss = "softmax"  # softmax or sigmoid cross-entropy
+    c.train.label_smoothing = 0.0
+    c.train.clip_norm = cd.placeholder(float)  # global norm that gradients are clipped to
+    c.train.ema_decay = cd.placeholder(float)  # of an average of the parameters, which is then what is evaluated
+    c.train.log_every = "50 steps"
+    c.train.early_stopping = cd.placeholder(str)  # stop after this long without a better val/top1
+
+    c.optimizer = ConfigDict()
+    c.optimizer.name = "adamw"  # adamw, sgd (momentum) or muon (kernels by Muon, everything else by AdamW)
+    c.optimizer.lr = 1e-3  # the schedule's peak
+    c.optimizer.weight_decay = 0.0  # times the learning rate, on kernels only
+    c.optimizer.momentum = 0.9  # of sgd; of muon 0.95 is usual
+    c.optimizer.betas = (0.9, 0.999)
+    c.optimizer.eps = 1e-8
+    c.optimizer.adam_lr = cd.placeholder(float)  # muon: peak learning rate of the AdamW part; None is the same as lr
+    c.optimizer.momentum_dtype = "float32"  # storage of the first moment; bfloat16 halves its memory
+
+    c.schedule = ConfigDict()
+    c.schedule.name = "cosine"  # cosine, linear, rsqrt, constant; each after the warm-up
+    c.schedule.warmup = "0 steps"  # linear from 0 to the peak
+    c.schedule.end_lr = 0.0  # where cosine and linear end, absolute
+    c.schedule.timescale = "10000 steps"  # of rsqrt: lr / sqrt(step / timescale) once past it
+
+    c.eval = ConfigDict()
+    c.eval.batch_size = 256  # global
+    c.eval.every = "1 epochs"  # the last step is always evaluated
+
+    c.checkpoint = ConfigDict()
+    c.checkpoint.every = "1 epochs"  # the last step is always saved
+    c.checkpoint.keep = 2  # newest checkpoints kept; the best on data.val_split is kept beside them
+
+    c.mesh = ConfigDict()  # devices along each axis; -1 is all that remain
+    c.mesh.data = -1  # the batch is split
+    c.mesh.fsdp = 1  # the batch is split, and so are parameters and optimizer state
+    c.mesh.tensor = 1  # attention heads and MLP are split
+    c.lock()
+    c.model.unlock()
+    return c
+
+
+def known_keys(config: ConfigDict) -> list[str]:
+    """Returns all dotted keys of a config, fields of its architecture included."""
+    keys = []
+    for key, value in config.items():
+        keys += [f"{key}.{inner}" for inner in known_keys(value)] if isinstance(value, ConfigDict) else [key]
+    fields = field_types(architecture(config.model.name).module) if "model" in config else ()
+    return keys + [f"model.{field}" for field in fields if f"model.{field}" not in keys]
+
+
+def load_config(spec: str) -> ConfigDict:
+    """Returns the config of `configs/x.py` or `configs/x.py:argument`.
+
+    The file defines `get_config()` or `get_config(argument)`, which starts from `default_config()`.
+
+    Raises:
+      UserError: there is no such file, it takes no argument, or what it sets is unknown or of a wrong type.
+    """
+    path, _, argument = spec.partition(":")
+    if not pathlib.Path(path).is_file():
+        siblings = [str(p) for p in pathlib.Path(path).parent.glob("*.py")] if pathlib.Path(path).parent.is_dir() else []
+        raise UserError(f"no config file {path!r}{nearest(path, siblings)}")
+    module_spec = importlib.util.spec_from_file_location("vit_jax_config", path)
+    module = importlib.util.module_from_spec(module_spec)
+    try:
+        module_spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise UserError(f"{path}:{error.lineno}: {error.msg}") from error
+    if not hasattr(module, "get_config"):
+        raise UserError(f"{path} defines no get_config()")
+    try:
+        return module.get_config(argument) if argument else module.get_config()
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: {_config_file_mistake(error)}") from error
+
+
+def _config_file_mistake(error: Exception) -> str:
+    text = str(error.args[0]) if error.args else str(error)
+    unknown = re.match(r'Key "(\w+)" does not exist', text)
+    if unknown is None:
+        return text
+    last_names = {key.rpartition(".")[2]: key for key in known_keys(default_config())}
+    close = nearest(unknown[1], list(last_names))
+    return f"unknown config key {unknown[1]!r}{close}"
+
+
+def set_key(config: ConfigDict, key: str, text: str) -> None:
+    """Sets one dotted key from the command line's text.
+
+    Raises:
+      UserError: the key is unknown (the nearest is named), or the text is not of its type.
+    """
+    *groups, last = key.split(".")
+    group = config
+    for name in groups:
+        group = group.get(name) if isinstance(group, ConfigDict) else None
+    if not isinstance(group, ConfigDict) or (last not in group and groups != ["model"]):
+        raise UserError(f"unknown config key {key!r}{nearest(key, known_keys(config))}")
+    if isinstance(group.get(last), ConfigDict):
+        inner = ", ".join(f"{key}.{name}" for name in group[last])
+        raise UserError(f"config key {key!r} is a group; set one of {inner}")
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = text
+    if groups == ["model"]:
+        group[last] = value
+        return
+    expected = group.get_type(last)
+    if expected is str and (value is not None or not _is_optional(key)):
+        value = text
+    group[last] = _typed(key, expected, tuple(value) if isinstance(value, list) else value)
+
+
+def _is_optional(key: str) -> bool:
+    value = default_config()
+    for name in key.split("."):
+        value = value[name]
+    return value is None
+
+
+def _typed(key: str, expected: type, value: object) -> object:
+    """Returns `value` as a key of that type takes it, or raises the `UserError` that says why not."""
+    if value is None and _is_optional(key):
+        return None
+    if expected is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
+        raise UserError(f"config key {key!r} must be {expected.__name__}, not {value!r}")
+    return value
+
+
+def resolve(config: ConfigDict) -> ConfigDict:
+    """Returns a locked copy in which the model's fields have been checked against its architecture.
+
+    Raises:
+      UserError: an unknown key or model field, or a value of the wrong type.
+    """
+    config = ConfigDict(config)
+    defaults = default_config()
+    known = known_keys(defaults)
+    for key in known_keys(config):
+        if key.startswith("model.") and key != "model.name":
+            continue
+        if key not in known:
+            raise UserError(f"unknown config key {key!r}{nearest(key, known)}")
+        *groups, last = key.split(".")
+        group = functools.reduce(lambda inner, name: inner[name], groups, config)
+        _typed(key, functools.reduce(lambda inner, name: inner[name], groups, defaults).get_type(last), group[last])
+    fields = field_types(architecture(config.model.name).module)
+    for key, value in config.model.items():
+        if key != "name":
+            config.model[key] = check_field(config.model.name, fields, key, value)
+    return config.lock()
+
+
+def model_overrides(config: ConfigDict) -> dict[str, object]:
+    """Returns the fields of `config.model` without its name."""
+    return {key: value for key, value in config.model.items() if key != "name"}
+
+
+def config_name(spec: str) -> str:
+    """Returns what a run of `configs/x.py:argument` is called: `x` or `x-argument`."""
+    path, _, argument = spec.partition(":")
+    return pathlib.Path(path).stem + ("-" + re.sub(r"[^\w.=-]+", "_", argument) if argument else "")
+
+
+def flatten(config: ConfigDict) -> dict[str, object]:
+    """Returns dotted keys and JSON values."""
+    flat = {}
+    for key, value in json.loads(config.to_json_best_effort()).items():
+        _flatten_into(flat, key, value)
+    return flat
+
+
+def _flatten_into(flat: dict[str, object], key: str, value: object) -> None:
+    if isinstance(value, dict):
+        for inner, v in value.items():
+            _flatten_into(flat, f"{key}.{inner}", v)
+    else:
+        flat[key] = value
+
+
+def differences(saved: dict[str, object], new: dict[str, object]) -> tuple[list[str], list[str]]:
+    """Returns what differs between two flattened configs: lines that a continued run may ignore, and those it may not."""
+    allowed, refused = [], []
+    for key in sorted(saved.keys() | new.keys()):
+        old_value, new_value = saved.get(key), new.get(key)
+        if old_value != new_value:
+            free = any(key == free or key.startswith(free + ".") for free in MATHEMATICS_FREE)
+            (allowed if free else refused).append(f"{key} was {old_value!r}, is {new_value!r}")
+    return allowed, refused

@@ -1,0 +1,1 @@
+"""Data: sources, decoding and cropping, augmentation, batching, mixing. Knows nothing of models and training."""

@@ -1,0 +1,1 @@
+"""Evaluation: exact classification metrics. Knows nothing of training."""

@@ -1,0 +1,55 @@
+"""Multi-head self-attention."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from vit_jax.layers.dense import Dense
+from vit_jax.layers.drop import dropout
+from vit_jax.layers.norm import LayerNorm
+from vit_jax.layers.product import attend
+from vit_jax.layers.types import DTypeLike
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention (Vaswani et al. 2017), queries scaled by head_dim^-1/2, softmax in float32.
+
+    With `qk_norm`, queries and keys are layer-normalised over each head before their product (Dehghani et al. 2023).
+    The result is float32, as the residual stream is. Parameters: `query`, `key`, `value` with kernels `[width, heads, head_dim]`, `out` with `[heads, head_dim, width]`.
+
+    Raises:
+      ValueError: the width is not a multiple of the number of heads.
+    """
+
+    heads: int
+    qk_norm: bool = False
+    qkv_bias: bool = True
+    dropout: float = 0.0
+    norm_epsilon: float = 1e-6
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch tokens width"],
+        key: jax.Array | None = None,
+        queries: Float[Array, "batch probes width"] | None = None,
+    ) -> Float[Array, "batch probes width"]:
+        """Attends from `queries` (by default the tokens themselves) to the tokens `x`."""
+        width = x.shape[-1]
+        if width % self.heads:
+            raise ValueError(f"width {width} is not a multiple of {self.heads} heads")
+        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        split = (self.heads, width // self.heads)
+        query, keys, value = (
+            Dense(split, use_bias=self.qkv_bias, name=name, **types)(source)
+            for name, source in (("query", x if queries is None else queries), ("key", x), ("value", x))
+        )
+        if self.qk_norm:
+            query = LayerNorm(self.norm_epsilon, name="query_norm", **types)(query)
+            keys = LayerNorm(self.norm_epsilon, name="key_norm", **types)(keys)
+        drop = None if key is None or self.dropout == 0.0 else (lambda p: dropout(key, p, self.dropout))
+        mixed = attend(query, keys, value, drop)
+        return Dense(width, in_axes=2, out_dtype=jnp.float32, name="out", **types)(mixed)

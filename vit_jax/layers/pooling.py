@@ -1,0 +1,31 @@
+"""From the encoder's tokens to one vector an image."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from vit_jax.layers.attention import Attention
+from vit_jax.layers.mlp import Mlp
+from vit_jax.layers.norm import LayerNorm
+from vit_jax.layers.types import DTypeLike
+
+
+class MapPool(nn.Module):
+    """Multi-head attention pooling: a learned probe attends to all tokens, then an MLP (Zhai et al. 2022, section 3.1)."""
+
+    heads: int
+    mlp_dim: int
+    gelu: str = "tanh"
+    norm_epsilon: float = 1e-6
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, tokens: Float[Array, "batch tokens width"]) -> Float[Array, "batch width"]:
+        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        batch, _, width = tokens.shape
+        probe = self.param("probe", nn.initializers.xavier_uniform(), (1, 1, width), self.param_dtype)
+        probe = jnp.broadcast_to(probe.astype(tokens.dtype), (batch, 1, width))
+        x = Attention(self.heads, name="attention", **types)(tokens, queries=probe)
+        y = LayerNorm(self.norm_epsilon, name="norm", **types)(x)
+        return (x + Mlp(self.mlp_dim, self.gelu, name="mlp", **types)(y))[:, 0]

@@ -1,0 +1,170 @@
+"""The Vision Transformer (Dosovitskiy et al. 2021, "An Image is Worth 16x16 Words")."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from vit_jax.layers.dense import Dense
+from vit_jax.layers.drop import dropout
+from vit_jax.layers.norm import LayerNorm
+from vit_jax.layers.patch_embed import PatchEmbed, grid_shape
+from vit_jax.layers.pooling import MapPool
+from vit_jax.layers.position import PositionEmbed
+from vit_jax.layers.types import DTypeLike
+from vit_jax.models.encoder import REMAT_POLICIES, Encoder
+
+CHOICES = {
+    "pool": ("cls", "gap", "map"),
+    "head": ("linear", "mlp"),
+    "remat": ("none", *REMAT_POLICIES),
+}
+"""The values that the fields of a choice may take."""
+
+
+class VisionTransformer(nn.Module):
+    """Patch embedding, encoder blocks, pooling and a classifier.
+
+    Tokens come in the order cls (with `pool="cls"`, or `cls_token`), registers, patches. Registers (Darcet et al.
+    2024) carry no position. The image's size is free as long as the patch divides it; learned positions are made for
+    the size at initialisation.
+
+    Attributes:
+      patch_size: height and width of a patch, in pixels.
+      pool: `cls` token, mean of the patches (`gap`), or attention pooling (`map`, Zhai et al. 2022).
+      cls_token: a cls token although the pooling does not use it.
+      pre_logits: width of a Dense + tanh layer before the head, or None.
+      head: `linear`, or `mlp`: the head of the original pre-training (section 3.1), whose hidden layer is a pre-logits
+        layer as wide as the encoder.
+      head_bias: initial bias of the head; -10 suits the sigmoid loss with many classes.
+
+    Raises:
+      ValueError: a field's value is unknown, or the sizes do not fit together.
+    """
+
+    num_classes: int = 1000
+    patch_size: tuple[int, int] = (16, 16)
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    mlp_dim: int = 3072
+    pool: str = "cls"
+    cls_token: bool = False
+    registers: int = 0
+    position: str = "learned"
+    gelu: str = "tanh"
+    qk_norm: bool = False
+    qkv_bias: bool = True
+    layer_scale: float | None = None
+    pre_logits: int | None = None
+    head: str = "linear"
+    head_bias: float = 0.0
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    drop_path: float = 0.0
+    norm_epsilon: float = 1e-6
+    remat: str = "none"
+    scan_layers: bool = False
+    dtype: DTypeLike = "float32"
+    param_dtype: DTypeLike = "float32"
+
+    def setup(self):
+        for field, choices in CHOICES.items():
+            if getattr(self, field) not in choices:
+                raise ValueError(f"{field} must be one of {', '.join(choices)}, not {getattr(self, field)!r}")
+        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        self.patch_embed = PatchEmbed(self.patch_size, self.width, **types)
+        if self.has_cls:
+            self.cls = self.param("cls", nn.initializers.zeros, (1, 1, self.width), self.param_dtype)
+        self.position_embed = PositionEmbed(self.position, int(self.has_cls), self.param_dtype)
+        if self.registers:
+            shape = (1, self.registers, self.width)
+            self.register_tokens = self.param("registers", nn.initializers.normal(0.02), shape, self.param_dtype)
+        self.encoder = Encoder(
+            **{name: getattr(self, name) for name in Encoder.__dataclass_fields__ if name not in ("parent", "name")}
+        )
+        self.norm = LayerNorm(self.norm_epsilon, **types)
+        if self.pool == "map":
+            self.map_pool = MapPool(self.heads, self.mlp_dim, self.gelu, self.norm_epsilon, **types)
+        if self.hidden_width:
+            self.pre_logits_dense = Dense(self.hidden_width, name="pre_logits", **types)
+        if self.num_classes:
+            self.head_dense = Dense(
+                self.num_classes,
+                name="head",
+                kernel_init=nn.initializers.zeros,
+                bias_init=nn.initializers.constant(self.head_bias),
+                **types,
+            )
+
+    @property
+    def has_cls(self) -> bool:
+        """Whether a cls token stands before the patches."""
+        return self.pool == "cls" or self.cls_token
+
+    @property
+    def hidden_width(self) -> int | None:
+        """Width of the pre-logits layer, or None where there is none."""
+        return self.width if self.pre_logits is None and self.head == "mlp" else self.pre_logits
+
+    @property
+    def prefix_tokens(self) -> int:
+        """Number of tokens before the patches."""
+        return int(self.has_cls) + self.registers
+
+    def __call__(self, images: Float[Array, "batch height width 3"], train: bool = False) -> Float[Array, "batch classes"]:
+        """Returns the logits, float32; without classes (`num_classes=0`) the embedding."""
+        x = self.embed(images, train)
+        return self.head_dense(x).astype(jnp.float32) if self.num_classes else x
+
+    def embed(self, images: Float[Array, "batch height width 3"], train: bool = False) -> Float[Array, "batch width"]:
+        """Returns the pooled vector before the head, pre-logits layer included."""
+        x = self.pooled(self.features(images, train))
+        return jnp.tanh(self.pre_logits_dense(x)) if self.hidden_width else x
+
+    def features(
+        self, images: Float[Array, "batch height width 3"], train: bool = False
+    ) -> Float[Array, "batch tokens width"]:
+        """Returns all tokens after the last block and the final norm, before pooling."""
+        return self.norm(self.encoder(self.tokens(images, train), train)[0])
+
+    def intermediates(
+        self, images: Float[Array, "batch height width 3"], layers: Sequence[int], train: bool = False
+    ) -> list[Float[Array, "batch tokens width"]]:
+        """Returns the tokens after each block of `layers` (counted from 0; -1 is the last), without the final norm.
+
+        Raises:
+          ValueError: there is no such layer.
+        """
+        unknown = [i for i in layers if not -self.depth <= i < self.depth]
+        if unknown:
+            raise ValueError(f"no layer {unknown[0]} in a model of depth {self.depth}")
+        return self.encoder(self.tokens(images, train), train, tuple(i % self.depth for i in layers))[1]
+
+    def tokens(self, images: Float[Array, "batch height width 3"], train: bool) -> Float[Array, "batch tokens width"]:
+        """Returns the tokens that enter the first block."""
+        rows, columns = grid_shape(images.shape[1:3], self.patch_size)
+        x = self.patch_embed(images)
+        if self.has_cls:
+            x = jnp.concatenate([self.broadcast(self.cls, x), x], axis=1)
+        x = self.position_embed(x, rows, columns)
+        if self.registers:
+            prefix = int(self.has_cls)
+            registers = self.broadcast(self.register_tokens, x)
+            x = jnp.concatenate([x[:, :prefix], registers, x[:, prefix:]], axis=1)
+        key = self.make_rng("dropout") if train and self.dropout else None
+        return dropout(key, x, self.dropout)
+
+    def pooled(self, tokens: Float[Array, "batch tokens width"]) -> Float[Array, "batch width"]:
+        """Returns one vector an image."""
+        if self.pool == "cls":
+            return tokens[:, 0]
+        if self.pool == "map":
+            return self.map_pool(tokens)
+        return tokens[:, self.prefix_tokens :].astype(jnp.float32).mean(axis=1)
+
+    @staticmethod
+    def broadcast(token: Float[Array, "1 n width"], tokens: Float[Array, "batch tokens width"]):
+        """Returns the learned tokens once for every example."""
+        return jnp.broadcast_to(token.astype(tokens.dtype), (tokens.shape[0], *token.shape[1:]))

@@ -1,0 +1,1 @@
+"""Training: state, step, loop, optimizers and schedules, sharding, checkpoints, metrics."""

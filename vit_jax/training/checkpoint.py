@@ -1,0 +1,146 @@
+"""Checkpoints: Orbax, asynchronous and atomic, the newest few and the best."""
+
+import dataclasses
+import errno
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+from orbax.checkpoint import checkpoint_managers as policies
+
+from vit_jax.errors import UserError
+from vit_jax.training.optimizer import path_name
+from vit_jax.training.state import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """What a checkpoint holds: the state, the data position (global batches consumed) and the run's facts."""
+
+    state: TrainState
+    position: int
+    facts: dict
+
+
+class Checkpoints:
+    """The checkpoints of one run, in `workdir/checkpoints/<step>`.
+
+    A step's folder appears whole or not at all; saving goes on beside the training.
+    """
+
+    def __init__(self, workdir: str, keep: int = 2):
+        self.directory = epath.Path(workdir) / "checkpoints"
+        keep_best = policies.BestN(
+            n=1, get_metric_fn=lambda metrics: metrics["top1"], keep_checkpoints_without_metrics=False
+        )
+        self.manager = ocp.CheckpointManager(
+            self.directory.absolute() if "://" not in str(self.directory) else self.directory,
+            item_names=("state", "run"),
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), keep_best]),
+                cleanup_tmp_directories=True,
+                enable_async_checkpointing=True,
+            ),
+        )
+
+    def latest(self) -> int | None:
+        """Returns the newest complete step, or None."""
+        return self.manager.latest_step()
+
+    def best(self) -> int | None:
+        """Returns the step that was best on the validation split, or None where none was measured."""
+        measured = [info for info in self.manager._checkpoints if info.metrics]
+        return max(measured, key=lambda info: info.metrics["top1"]).step if measured else None
+
+    def save(self, state: TrainState, position: int, facts: dict, validation: dict | None = None) -> None:
+        """Starts saving; returns once the state may be overwritten.
+
+        Args:
+          facts: the config and whatever else a reader needs, JSON values.
+          validation: metrics by which the best checkpoint is chosen.
+
+        Raises:
+          UserError: this or the save before it could not be written, with the reason.
+        """
+        with _saying_why(self.directory):
+            self.manager.save(
+                int(state.step),
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state), run=ocp.args.JsonSave({"position": position, **facts})
+                ),
+                metrics={"top1": validation["top1"]} if validation else None,
+                force=True,
+            )
+
+    def wait(self) -> None:
+        """Returns when everything is on disk. Raises a `UserError` where it could not be."""
+        with _saying_why(self.directory):
+            self.manager.wait_until_finished()
+
+    def restore(self, step: int, like: TrainState) -> Restored:
+        """Returns the state of a step, laid out as `like`: abstract arrays with shardings."""
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(like), run=ocp.args.JsonRestore())
+        restored = self.manager.restore(step, args=args)
+        run = dict(restored["run"])
+        return Restored(restored["state"], run.pop("position"), run)
+
+    def restore_params(self, step: int, like: dict) -> dict:
+        """Returns the parameters of a step that evaluation uses: their average where one was kept.
+
+        Raises:
+          UserError: names or shapes are not those of `like`.
+        """
+        directory = self.directory / str(step) / "state"
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            saved = checkpointer.metadata(directory).item_metadata.tree
+            name = "ema_params" if saved.get("ema_params") else "params"
+            require_same_shapes(saved[name], like, f"step {step} in {self.directory}")
+            restore_args = ocp.checkpoint_utils.construct_restore_args({name: like})
+            args = ocp.args.PyTreeRestore(item={name: like}, restore_args=restore_args, partial_restore=True)
+            return checkpointer.restore(directory, args=args)[name]
+
+    def facts(self, step: int) -> dict:
+        """Returns what was saved beside the state of a step."""
+        return dict(self.manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"])
+
+    def close(self) -> None:
+        """Waits for the last save and lets go."""
+        self.wait()
+        self.manager.close()
+
+
+def require_same_shapes(saved: dict, wanted: dict, where: str) -> None:
+    """Raises a `UserError` that names the first parameter which is missing, not wanted, or of another shape."""
+    shapes = [
+        {path_name(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+        for tree in (saved, wanted)
+    ]
+    for name in sorted(shapes[0].keys() | shapes[1].keys()):
+        have, want = (tree.get(name) for tree in shapes)
+        if have != want:
+            raise UserError(f"{where} is of another model: parameter {name} is {have or 'missing'}, not {want or 'wanted'}")
+
+
+class _saying_why:
+    """Turns a failed write into one line; other errors pass."""
+
+    def __init__(self, directory):
+        self.directory = directory
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        chain = error
+        while chain is not None:
+            text = str(chain)
+            full = getattr(chain, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text
+            if full or getattr(chain, "errno", None) in (errno.EACCES, errno.EROFS):
+                reason = "no space left on the device" if full else chain.strerror
+                raise UserError(
+                    f"cannot save a checkpoint in {self.directory}: {reason}; what was saved before is intact: "
+                    "make room and run the same command to continue"
+                ) from error
+            chain = chain.__cause__ or chain.__context__
+        return False
+

@@ -1,0 +1,214 @@
+"""From a resolved config to the parts of a run: data, model, mesh, jitted steps."""
+
+import dataclasses
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from vit_jax.config import model_overrides
+from vit_jax.data.device import DeviceAugment, Normalisation
+from vit_jax.data.host import Affine, HostTransform
+from vit_jax.data.loading import EvalBatches, HostRows, TrainBatches
+from vit_jax.data.order import Order
+from vit_jax.data.sources import Source, open_source
+from vit_jax.duration import Clock, to_steps
+from vit_jax.errors import UserError
+from vit_jax.evaluation.classification import EvalStep
+from vit_jax.models.registry import create_model
+from vit_jax.training.losses import make_loss
+from vit_jax.training.optimizer import make_optimizer
+from vit_jax.training.sharding import (
+    batch_divisor,
+    batch_sharding,
+    make_mesh,
+    replicated,
+    require_divisible,
+    state_shardings,
+)
+from vit_jax.training.state import TrainState
+from vit_jax.training.step import TrainStep
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """The parts of one run, made once from its config by `build`.
+
+    Attributes:
+      clock: turns durations into steps; its `total_steps` is the training's length.
+      transform: host-side cropping and resizing.
+      train_step: jitted (state, batch) -> (state, metrics); donates the state.
+      eval_step: jitted (params, batch) -> per-example results.
+      shardings: layout of every array of the state.
+    """
+
+    config: ConfigDict
+    mesh: Mesh
+    model: nn.Module
+    source: Source
+    clock: Clock
+    transform: HostTransform
+    augment: DeviceAugment
+    init: jax.stages.Wrapped
+    train_step: jax.stages.Wrapped
+    eval_step: jax.stages.Wrapped
+    shardings: TrainState
+
+    def steps(self, key: str) -> int:
+        """Returns the duration of a dotted config key in steps, at least 1."""
+        group, name = key.split(".")
+        return max(to_steps(self.config[group][name], self.clock, key), 1)
+
+    def train_batches(self) -> TrainBatches:
+        """Returns this host's training batches by position."""
+        order = Order(len(self.source), self.config.train.batch_size, self.config.seed)
+        return TrainBatches(self.source, order, self.transform, this_host())
+
+    def eval_batches(self, source: Source) -> EvalBatches:
+        """Returns this host's evaluation batches of a source by number."""
+        return EvalBatches(source, self.config.eval.batch_size, self.transform, this_host())
+
+    def held_out(self, key: str) -> Source:
+        """Returns the source of `val_split` or `eval_split`."""
+        return open_source(self.config.data.name, self.config.data[key], self.config.data.dir)
+
+    def abstract_state(self) -> TrainState:
+        """Returns the shapes and types of the state, each with its layout."""
+        return jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            jax.eval_shape(self.init),
+            self.shardings,
+        )
+
+    def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Returns the shapes and types of a training batch."""
+        size, layout = self.config.train.batch_size, batch_sharding(self.mesh)
+        make = functools.partial(jax.ShapeDtypeStruct, sharding=layout)
+        image = make((size, *self.transform.size, 3), jnp.uint8)
+        return {"image": image, "label": make((size,), jnp.int32), "mask": make((size,), jnp.bool_)}
+
+
+def this_host() -> HostRows:
+    """Returns which rows of a global batch this process loads."""
+    return HostRows(jax.process_index(), jax.process_count())
+
+
+def build(config: ConfigDict, source: Source | None = None) -> Experiment:
+    """Returns the parts of a run.
+
+    Args:
+      config: resolved (see `vit_jax.config.resolve`).
+      source: training examples in place of the set that `config.data` names.
+
+    Raises:
+      UserError: parts of the config do not fit together.
+    """
+    source = source or open_source(config.data.name, config.data.train_split, config.data.dir)
+    mesh = make_mesh(config.mesh)
+    divisor = batch_divisor(mesh) * config.train.accumulate
+    require_divisible(config.train.batch_size, divisor, "train.batch_size")
+    require_divisible(config.eval.batch_size, batch_divisor(mesh), "eval.batch_size")
+    clock = Clock(len(source), config.train.batch_size)
+    clock = dataclasses.replace(clock, total_steps=to_steps(config.train.duration, clock, "train.duration"))
+    if clock.total_steps < 1:
+        raise UserError(f"train.duration {config.train.duration!r} is less than one step")
+    transform = host_transform(config, source)
+    model = build_model(config, source, transform.size)
+    augment = device_augment(config, len(source.class_names))
+    optimizer, schedule = make_optimizer(config, clock)
+    loss = make_loss(config.train.loss)
+    ema_decay = config.train.ema_decay
+
+    def initial_state() -> TrainState:
+        params_key, state_key = jax.random.split(jax.random.key(config.seed))
+        params = model.init(params_key, jnp.zeros((1, *transform.size, 3)))["params"]
+        ema_params = None if ema_decay is None else jax.tree.map(jnp.copy, params)
+        rng = jax.random.key_data(state_key)
+        return TrainState(jnp.zeros((), jnp.int32), params, {}, optimizer.init(params), ema_params, rng)
+
+    shardings = state_shardings(mesh, jax.eval_shape(initial_state))
+    train_step = TrainStep(
+        model, optimizer, schedule, augment, loss, config.train.label_smoothing, config.train.accumulate, ema_decay
+    )
+    batch_layout, whole = batch_sharding(mesh), replicated(mesh)
+    return Experiment(
+        config=config,
+        mesh=mesh,
+        model=model,
+        source=source,
+        clock=clock,
+        transform=transform,
+        augment=augment,
+        init=jax.jit(initial_state, out_shardings=shardings),
+        train_step=jax.jit(
+            train_step, in_shardings=(shardings, batch_layout), out_shardings=(shardings, whole), donate_argnums=0
+        ),
+        eval_step=jax.jit(
+            EvalStep(model, augment.normalisation, loss),
+            in_shardings=(shardings.params, batch_layout),
+            out_shardings=whole,
+        ),
+        shardings=shardings,
+    )
+
+
+def build_model(config: ConfigDict, source: Source, size: tuple[int, int]) -> nn.Module:
+    """Returns the model of a config, with as many classes as the source has.
+
+    Raises:
+      UserError: the config asks for another number of classes, or its sizes do not fit the images.
+    """
+    classes = len(source.class_names)
+    overrides = model_overrides(config)
+    if overrides.setdefault("num_classes", classes) != classes:
+        raise UserError(f"model.num_classes is {overrides['num_classes']}, but {config.data.name} has {classes} classes")
+    model = create_model(config.model.name, **overrides)
+    try:
+        jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *size, 3), jnp.float32))
+    except ValueError as error:
+        raise UserError(f"model {config.model.name} on {size[0]}x{size[1]} images: {error}") from error
+    return model
+
+
+def host_transform(config: ConfigDict, source: Source) -> HostTransform:
+    """Returns the host-side transformation that a config describes.
+
+    Raises:
+      UserError: a choice is unknown, or the images have no common size and `data.image_size` is not set.
+    """
+    data, augment = config.data, config.augment
+    if data.image_size is not None:
+        size = (data.image_size, data.image_size)
+    elif source.image_size is not None:
+        size = source.image_size
+    else:
+        raise UserError(f"images of {data.name} differ in size; set data.image_size")
+    try:
+        return HostTransform(
+            size=size,
+            crop=augment.crop,
+            pad=augment.pad,
+            area=augment.area,
+            aspect=augment.aspect,
+            affine=Affine(**augment.affine),
+            resize=data.resize,
+            interpolation=data.interpolation,
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def device_augment(config: ConfigDict, classes: int) -> DeviceAugment:
+    """Returns the device-side augmentation that a config describes."""
+    normalisation = Normalisation(config.data.mean, config.data.std)
+    augment = config.augment
+    return DeviceAugment(classes, normalisation, augment.flip, augment.mixup, augment.cutmix)
+
+
+def parameter_bytes(tree) -> int:
+    """Returns the bytes of a tree of arrays or abstract arrays."""
+    return sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -1,0 +1,233 @@
+"""The training loop: steps, and between them logging, evaluation and checkpoints."""
+
+import math
+import signal
+import sys
+import time
+
+import jax
+from tqdm import tqdm
+
+from vit_jax.data.loading import iterate
+from vit_jax.data.sources import Source
+from vit_jax.errors import UserError
+from vit_jax.evaluation.classification import Results, evaluate
+from vit_jax.training.checkpoint import Checkpoints
+from vit_jax.training.experiment import Experiment
+from vit_jax.training.records import Records
+from vit_jax.training.sharding import batch_sharding, place
+from vit_jax.training.state import TrainState
+
+
+class Interrupted(Exception):
+    """A signal asked the run to stop, and it has saved."""
+
+    def __init__(self, number: int, step: int):
+        super().__init__(f"{signal.Signals(number).name} received: saved step {step}; run the same command to continue")
+        self.status = 128 + number
+
+
+class StopSignal:
+    """Remembers the first SIGTERM or SIGINT, so that the loop can save before it leaves. A second one stops at once."""
+
+    def __init__(self):
+        self.received: int | None = None
+
+    def __enter__(self):
+        self.previous = {}
+        for number in (signal.SIGTERM, signal.SIGINT):
+            try:
+                self.previous[number] = signal.signal(number, self.remember)
+            except ValueError:  # not in the main thread, where Python takes no handlers: the caller's job
+                break
+        return self
+
+    def remember(self, number, frame):
+        self.received = number
+        signal.signal(number, self.previous[number] or signal.SIG_DFL)
+
+    def __exit__(self, *error):
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+
+class Meter:
+    """Collects the steps' metrics and reads them late, so that the loop never waits for the step it just started."""
+
+    def __init__(self, batch_size: int):
+        self.batch_size = batch_size
+        self.waiting: list[tuple[int, dict]] = []
+        self.seconds, self.timed_steps = 0.0, 0
+        self.mark: float | None = None
+
+    def add(self, step: int, metrics: dict) -> None:
+        """Takes the metrics of a step that has just been started, still on the device."""
+        now = time.perf_counter()
+        if self.mark is not None:
+            self.seconds += now - self.mark
+            self.timed_steps += 1
+        self.mark = now
+        self.waiting.append((step, metrics))
+
+    def pause(self) -> None:
+        """Leaves what happens until the next step out of the training speed."""
+        self.mark = None
+
+    def require_finite(self, upto: int | None = None) -> list[dict]:
+        """Returns the values of the waiting steps, or of those up to a step.
+
+        Raises:
+          UserError: a loss or a gradient is not finite; the first such step is named.
+        """
+        taken = [(step, metrics) for step, metrics in self.waiting if upto is None or step <= upto]
+        values = jax.device_get([metrics for _, metrics in taken])
+        for (step, _), value in zip(taken, values, strict=True):
+            for name in ("loss", "gradient_norm"):
+                if not math.isfinite(value[name]):
+                    raise UserError(
+                        f"the {name.replace('_', ' ')} is {float(value[name])} at step {step}; stopped, with the checkpoints "
+                        "before it kept. Lower optimizer.lr, lengthen schedule.warmup or set train.clip_norm"
+                    )
+        return values
+
+    def read(self, upto: int | None = None) -> dict[str, float]:
+        """Returns the mean loss since the last reading, the last values of the rest, and the training speed."""
+        values = self.require_finite(upto)
+        if not values:
+            return {}
+        self.waiting = self.waiting[len(values) :]
+        read = {f"train/{name}": float(value) for name, value in values[-1].items()}
+        read["train/loss"] = sum(float(value["loss"]) for value in values) / len(values)
+        if self.seconds:
+            read["train/images_per_second"] = self.timed_steps * self.batch_size / self.seconds
+        self.seconds, self.timed_steps = 0.0, 0
+        return read
+
+
+class Loop:
+    """One training run, from a state to the end of its training.
+
+    Attributes:
+      facts: what is saved beside every state.
+      position: global batches consumed so far.
+      best: step and top-1 of the best validation so far, or None.
+      metrics: the newest value of every metric.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        checkpoints: Checkpoints,
+        records: Records,
+        facts: dict,
+        validation: Source | None,
+        evaluation: Source | None,
+        position: int = 0,
+        started: float | None = None,
+    ):
+        self.experiment = experiment
+        self.checkpoints = checkpoints
+        self.records = records
+        self.held_out = {"val": validation, "eval": evaluation}
+        self.facts = facts
+        self.position = position
+        self.best: dict | None = facts.get("best")
+        self.started = started or time.perf_counter()
+        self.validated: dict[int, dict] = {}
+        self.metrics: dict[str, float] = {}
+        self.meter = Meter(experiment.config.train.batch_size)
+        self.every = {key: experiment.steps(key) for key in ("train.log_every", "eval.every", "checkpoint.every")}
+        patience = experiment.config.train.early_stopping
+        self.patience = None if patience is None else experiment.steps("train.early_stopping")
+
+    def run(self, state: TrainState) -> tuple[TrainState, dict[str, float]]:
+        """Trains to the end and returns the last state and its metrics.
+
+        Raises:
+          UserError: the loss is not finite, or a checkpoint cannot be written.
+          Interrupted: SIGTERM or SIGINT came; the state has been saved.
+        """
+        first, total = int(state.step) + 1, self.experiment.clock.total_steps
+        workers, layout = self.experiment.config.data.workers, batch_sharding(self.experiment.mesh)
+        stop_position = self.position + total - first + 1
+        batches = iterate(self.experiment.train_batches(), self.position, stop_position, workers)
+        # `disable=None`: no bar where there is no terminal; then `log` prints lines instead.
+        bar = tqdm(total=total, initial=first - 1, unit="step", dynamic_ncols=True, disable=None)
+        with StopSignal() as stop, bar:
+            for step, batch in enumerate(batches, first):
+                state, metrics = self.experiment.train_step(state, place(batch, layout))
+                self.position += 1
+                self.meter.add(step, metrics)
+                bar.update()
+                if step == first:
+                    self.say_first_step(metrics, step)
+                last = step == total
+                if last or (step - 1) % self.every["train.log_every"] == 0:
+                    self.log(step if last else step - 1, bar)
+                stopping = False
+                if last or step % self.every["eval.every"] == 0:
+                    self.evaluate(state, step, bar)
+                    stopping = self.patience is not None and step - self.best["step"] >= self.patience
+                if last or stopping or stop.received or step % self.every["checkpoint.every"] == 0:
+                    self.save(state, step)
+                if stop.received and not (last or stopping):
+                    self.checkpoints.wait()
+                    raise Interrupted(stop.received, step)
+                if stopping:
+                    bar.write(f"stopped early at step {step}: no better validation since step {self.best['step']}")
+                    break
+        self.checkpoints.wait()
+        return state, self.metrics
+
+    def say_first_step(self, metrics: dict, step: int) -> None:
+        """Prints how long the user waited for the first step, compilation included."""
+        jax.block_until_ready(metrics)
+        if jax.process_index() == 0:
+            print(f"step {step} done {time.perf_counter() - self.started:.1f} s after the start", flush=True)
+        self.meter.pause()
+
+    def log(self, step: int, bar: tqdm) -> None:
+        """Writes the training metrics up to a step that has ended."""
+        read = self.meter.read(step)
+        if not read:
+            return
+        self.write(step, read)
+        speed = read.get("train/images_per_second")
+        shown = {"loss": f"{read['train/loss']:.4f}", "images/s": f"{speed:,.0f}" if speed else "-"}
+        bar.set_postfix(shown)
+        if bar.disable and jax.process_index() == 0:
+            print(f"step {step}/{bar.total}  " + "  ".join(f"{k} {v}" for k, v in shown.items()), flush=True)
+
+    def evaluate(self, state: TrainState, step: int, bar: tqdm) -> None:
+        """Measures the held-out splits and keeps the best validation in mind."""
+        for part, source in self.held_out.items():
+            if source is None:
+                continue
+            measured = measure(self.experiment, state, source).metrics()
+            self.write(step, {f"{part}/{name}": value for name, value in measured.items() if name != "examples"})
+            line = f"step {step}  {part} top-1 {100 * measured['top1']:.2f} %  loss {measured['loss']:.4f}"
+            if jax.process_index() == 0:
+                bar.write(f"{line}  ({measured['examples']:,} images)", file=sys.stdout)
+            if part == "val":
+                self.validated = {step: measured}
+                if self.best is None or measured["top1"] > self.best["top1"]:
+                    self.best = {"step": step, "top1": measured["top1"]}
+        self.meter.pause()
+
+    def save(self, state: TrainState, step: int) -> None:
+        """Saves a state of which every loss so far is known to be finite."""
+        self.meter.require_finite()
+        self.checkpoints.save(state, self.position, {**self.facts, "best": self.best}, self.validated.get(step))
+        self.meter.pause()
+
+    def write(self, step: int, metrics: dict[str, float]) -> None:
+        """Adds a record and remembers its values."""
+        self.metrics |= metrics
+        self.records.write(step, metrics)
+
+
+def measure(experiment: Experiment, state: TrainState, source: Source) -> Results:
+    """Returns the results of the evaluated parameters on every example of a source."""
+    batches, layout = experiment.eval_batches(source), batch_sharding(experiment.mesh)
+    placed = (place(batch, layout) for batch in iterate(batches, 0, len(batches), experiment.config.data.workers))
+    return evaluate(experiment.eval_step, state.evaluated, placed)

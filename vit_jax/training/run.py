@@ -1,0 +1,186 @@
+"""Running a config: training, continuing and evaluating, with everything that a workdir holds."""
+
+import json
+import os
+import pathlib
+import time
+
+import jax
+from ml_collections import ConfigDict
+
+from vit_jax.config import differences, flatten, resolve
+from vit_jax.data.sources import Source
+from vit_jax.errors import UserError
+from vit_jax.evaluation.classification import Results
+from vit_jax.training.checkpoint import Checkpoints
+from vit_jax.training.experiment import Experiment, build
+from vit_jax.training.loop import Loop, measure
+from vit_jax.training.records import METRICS_FILE, Records, draw_curves, read_metrics
+from vit_jax.training.state import TrainState
+
+
+def train(
+    config: ConfigDict,
+    train: Source | None = None,
+    evaluate: Source | None = None,
+    workdir: str = "runs/python",
+    started: float | None = None,
+) -> tuple[TrainState, dict[str, float]]:
+    """Trains a config to its end, continuing from the workdir's newest checkpoint where there is one.
+
+    Args:
+      train: examples in place of the set that `config.data` names; any random-access source (see
+        `vit_jax.data.sources.Source`; `ArraySource` wraps arrays).
+      evaluate: likewise for the evaluation split.
+      started: `time.perf_counter()` at the start of the command, for the time to the first step.
+
+    Returns:
+      The last state, and the newest value of every metric.
+
+    Raises:
+      UserError: the config, the data or the workdir is not as it must be.
+      vit_jax.training.loop.Interrupted: SIGTERM or SIGINT came; the state has been saved.
+    """
+    started = started or time.perf_counter()
+    config = resolve(config)
+    if config.train.early_stopping is not None and config.data.val_split is None:
+        raise UserError("train.early_stopping needs data.val_split, a part held out of training, such as 'train[98%:]'")
+    experiment = build(config, train)
+    validation = experiment.held_out("val_split") if config.data.val_split else None
+    evaluation = evaluate or experiment.held_out("eval_split")
+    require_writable(workdir)
+    checkpoints = Checkpoints(workdir, config.checkpoint.keep)
+    state, position, best = starting_point(experiment, checkpoints, workdir)
+    if jax.process_index() == 0:
+        (pathlib.Path(workdir) / "config.json").write_text(config.to_json_best_effort(indent=2) + "\n")
+    records = Records(workdir, int(state.step), writes=jax.process_index() == 0)
+    facts = {"config": flatten(config), "class_names": list(experiment.source.class_names), "best": best}
+    loop = Loop(experiment, checkpoints, records, facts, validation, evaluation, position, started)
+    try:
+        state, _ = loop.run(state)
+    finally:
+        records.close()
+    checkpoints.close()
+    metrics = newest_metrics(workdir)
+    if jax.process_index() == 0:
+        draw_curves(workdir)
+        say_end(workdir, int(state.step), metrics)
+    return state, metrics
+
+
+def starting_point(experiment: Experiment, checkpoints: Checkpoints, workdir: str) -> tuple[TrainState, int, dict | None]:
+    """Returns the state to train from, its data position, and the best validation so far.
+
+    Raises:
+      UserError: the workdir's checkpoint belongs to a config with other mathematics.
+    """
+    newest = checkpoints.latest()
+    if newest is None:
+        state = experiment.init()
+        if experiment.config.init_from is not None:
+            state = with_params(state, load_params(experiment, experiment.config.init_from))
+        return state, 0, None
+    allowed, refused = differences(checkpoints.facts(newest)["config"], flatten(experiment.config))
+    if refused:
+        raise UserError(
+            f"workdir {workdir} holds step {newest} of another config: {'; '.join(refused)}. "
+            "Take another --workdir, or remove this one"
+        )
+    restored = checkpoints.restore(newest, experiment.abstract_state())
+    if jax.process_index() == 0:
+        changed = f" ({'; '.join(allowed)})" if allowed else ""
+        print(f"continuing {workdir} from step {newest} of {experiment.clock.total_steps}{changed}", flush=True)
+    return restored.state, restored.position, restored.facts.get("best")
+
+
+def with_params(state: TrainState, params: dict) -> TrainState:
+    """Returns a state that starts from given parameters, their average included."""
+    average = None if state.ema_params is None else jax.tree.map(jax.numpy.copy, params)
+    return state.replace(params=params, ema_params=average)
+
+
+def load_params(experiment: Experiment, checkpoint: str) -> dict:
+    """Returns the parameters that evaluation uses of `WORKDIR` (newest) or `WORKDIR:best`.
+
+    Raises:
+      UserError: there is no such checkpoint, or its parameters are not this model's.
+    """
+    workdir, _, which = checkpoint.partition(":")
+    if which not in ("", "best") or not (pathlib.Path(workdir) / "checkpoints").is_dir():
+        raise UserError(f"init_from: {checkpoint!r} is no workdir with checkpoints (WORKDIR or WORKDIR:best)")
+    saved = Checkpoints(workdir, keep=10**6)
+    step = saved.best() if which else saved.latest()
+    if step is None:
+        raise UserError(f"init_from: {workdir} holds no {which or 'complete'} checkpoint")
+    return saved.restore_params(step, experiment.abstract_state().params)
+
+
+def newest_metrics(workdir: str) -> dict[str, float]:
+    """Returns the newest value of every metric in a workdir."""
+    newest = {}
+    for record in read_metrics(workdir):
+        newest |= {name: value for name, value in record.items() if name != "step"}
+    return newest
+
+
+def say_end(workdir: str, step: int, metrics: dict[str, float]) -> None:
+    """Prints the final metrics and where everything is."""
+    shown = ("train/loss", "val/top1", "eval/loss", "eval/top5", "eval/top1")
+    print(f"trained to step {step}: " + "  ".join(f"{name} {metrics[name]:.4f}" for name in shown if name in metrics))
+    print(f"metrics {workdir}/{METRICS_FILE}  curves {workdir}/curves.png  events {workdir}/tensorboard")
+    print(f"checkpoints {workdir}/checkpoints  config {workdir}/config.json", flush=True)
+
+
+def evaluate(config: ConfigDict, workdir: str) -> dict[str, float]:
+    """Evaluates `init_from`, or else the workdir's newest checkpoint, without any training.
+
+    Writes `evaluation.json` (metrics and accuracy by class) and `confusion.csv` to the workdir.
+
+    Raises:
+      UserError: there is no checkpoint, or it does not fit the config.
+    """
+    config = resolve(config)
+    experiment = build(config)
+    checkpoint = config.init_from or workdir
+    if config.init_from is None and Checkpoints(workdir).latest() is None:
+        raise UserError(f"{workdir} holds no checkpoint to evaluate; train first, or set init_from")
+    state = with_params(experiment.init(), load_params(experiment, checkpoint))
+    results = measure(experiment, state, experiment.held_out("eval_split"))
+    require_writable(workdir)
+    metrics = results.metrics()
+    if jax.process_index() == 0:
+        write_evaluation(workdir, checkpoint, results, list(experiment.source.class_names))
+        print(f"{checkpoint} on {config.data.name} {config.data.eval_split} ({metrics['examples']:,} images):")
+        print("  ".join(f"eval/{name} {metrics[name]:.4f}" for name in ("loss", "top5", "top1")))
+        print(f"by class {workdir}/evaluation.json  confusion matrix {workdir}/confusion.csv", flush=True)
+    return metrics
+
+
+def write_evaluation(workdir: str, checkpoint: str, results: Results, class_names: list[str]) -> None:
+    """Writes metrics, accuracy by class, and the confusion matrix (rows are true classes)."""
+    counts = results.confusion(len(class_names))
+    totals = counts.sum(1)
+    by_class = {
+        name: {"accuracy": counts[i, i] / totals[i] if totals[i] else None, "examples": int(totals[i])}
+        for i, name in enumerate(class_names)
+    }
+    report = {"checkpoint": checkpoint, **results.metrics(), "classes": by_class}
+    (pathlib.Path(workdir) / "evaluation.json").write_text(json.dumps(report, indent=2) + "\n")
+    header = ",".join(["true \\ predicted", *(json.dumps(name) for name in class_names)])
+    rows = [header, *(",".join([json.dumps(n), *map(str, row)]) for n, row in zip(class_names, counts, strict=True))]
+    (pathlib.Path(workdir) / "confusion.csv").write_text("\n".join(rows) + "\n")
+
+
+def require_writable(workdir: str) -> None:
+    """Makes a workdir. Raises a `UserError` where it cannot be made or written to."""
+    reason = None
+    try:
+        os.makedirs(workdir, exist_ok=True)
+        if not os.access(workdir, os.W_OK):
+            reason = "permission denied"
+    except OSError as error:
+        reason = error.strerror
+    if reason:
+        raise UserError(f"cannot write to workdir {workdir!r}: {reason}; choose another with --workdir")
+
+

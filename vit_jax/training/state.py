@@ -1,0 +1,33 @@
+"""The training state."""
+
+import jax
+from flax import struct
+
+
+@struct.dataclass
+class TrainState:
+    """Everything that a step reads and writes, and that a checkpoint holds.
+
+    Attributes:
+      step: int32 scalar, steps taken.
+      batch_stats: running statistics of models with batch normalisation, else empty.
+      ema_params: average of the parameters, or None where none is kept.
+      rng: key data, uint32 `[2]`; the step's own key is folded from it and `step`.
+    """
+
+    step: jax.Array
+    params: dict
+    batch_stats: dict
+    opt_state: tuple
+    ema_params: dict | None
+    rng: jax.Array
+
+    @property
+    def key(self) -> jax.Array:
+        """The key of this step."""
+        return jax.random.fold_in(jax.random.wrap_key_data(self.rng), self.step)
+
+    @property
+    def evaluated(self) -> dict:
+        """The parameters that evaluation uses: the average where one is kept."""
+        return self.params if self.ema_params is None else self.ema_params
