@@ -21,10 +21,13 @@ def get_config():
     c.augment.affine.shear = 10.0
     c.augment.affine.shift = 0.05
 
-    c.train.duration = "150 epochs"
+    c.train.duration = "120 epochs"
     c.train.batch_size = 128
     c.train.label_smoothing = 0.1
-    c.optimizer.lr = 2e-3
+    c.optimizer.name = "muon"
+    c.optimizer.lr = 0.02
+    c.optimizer.adam_lr = 3e-3
+    c.optimizer.momentum = 0.95
     c.optimizer.weight_decay = 0.1
     c.schedule.warmup = "5%"
     c.eval.every = "25 epochs"

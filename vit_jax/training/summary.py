@@ -1,0 +1,74 @@
+"""What a config will train, without training it: the resolved config, parameters, FLOPs and memory."""
+
+import jax
+from ml_collections import ConfigDict
+
+from vit_jax.config import flatten, resolve
+from vit_jax.training.experiment import Experiment, build, parameter_bytes
+from vit_jax.training.optimizer import parameter_count, path_name
+
+
+def summary(config: ConfigDict) -> None:
+    """Prints the resolved config, the parameter table, and the step's FLOPs and memory from its compiled program.
+
+    Raises:
+      UserError: the config or the data is not as it must be.
+    """
+    config = resolve(config)
+    experiment = build(config)
+    print("\n".join(f"{key} = {value!r}" for key, value in flatten(config).items()), end="\n\n")
+    state = experiment.abstract_state()
+    print("\n".join(parameter_table(state.params)))
+    print("\n".join(cost_lines(experiment, state)))
+
+
+def parameter_table(params) -> list[str]:
+    """Returns one line an array, the repeated blocks after the first in one line, and the total."""
+    rows, repeated = [], {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        name = path_name(path)
+        block = next((part for part in name.split("/") if part.startswith("block_")), "block_0")
+        if block == "block_0":
+            rows.append((name, "x".join(map(str, leaf.shape)), f"{leaf.size:,}"))
+        else:
+            repeated.setdefault(block, []).append(leaf)
+    if repeated:
+        last = len(repeated)
+        label = "encoder/block_1" if last == 1 else f"encoder/block_1 … block_{last}"
+        rows.append((label, "as block_0", f"{sum(leaf.size for leaves in repeated.values() for leaf in leaves):,}"))
+    rows.append(("total", "", f"{parameter_count(params):,}"))
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    return [f"{name:<{widths[0]}}  {shape:>{widths[1]}}  {size:>{widths[2]}}" for name, shape, size in rows]
+
+
+def cost_lines(experiment: Experiment, state) -> list[str]:
+    """Returns the size of the training, and what the compiled step needs on each device."""
+    compiled = experiment.train_step.lower(state, experiment.abstract_batch()).compile()
+    memory = compiled.memory_analysis()
+    clock, config = experiment.clock, experiment.config
+    mesh = ", ".join(f"{axis}={size}" for axis, size in experiment.mesh.shape.items())
+    lines = [
+        f"training: {clock.total_steps:,} steps of {clock.batch_size:,} images = "
+        f"{clock.total_steps * clock.batch_size / clock.examples_per_epoch:.1f} epochs of {clock.examples_per_epoch:,}",
+        f"devices: {len(experiment.mesh.devices.flat)} {jax.devices()[0].device_kind} ({mesh})",
+        f"step: {step_flops(compiled) / 1e9:,.1f} GFLOP on each device for {config.train.batch_size} images "
+        "(as XLA counts the compiled program)",
+    ]
+    if memory is not None:
+        held, working = memory.argument_size_in_bytes, memory.temp_size_in_bytes
+        lines.append(
+            f"memory on each device: {megabytes(held)} state and batch, {megabytes(working)} while the step runs; "
+            f"parameters {megabytes(parameter_bytes(state.params))} in all"
+        )
+    return lines
+
+
+def step_flops(compiled) -> float:
+    """Returns the floating-point operations of the compiled step, as XLA counts them."""
+    analysis = compiled.cost_analysis()
+    return (analysis[0] if isinstance(analysis, list) else analysis or {}).get("flops", float("nan"))
+
+
+def megabytes(count: int) -> str:
+    """Returns a number of bytes as MB."""
+    return f"{count / 1e6:,.1f} MB"
