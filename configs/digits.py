@@ -1,6 +1,6 @@
 """A small ViT on scikit-learn's 8x8 digits: 1,437 train, 360 test, no download.
 
-    python -m vit_jax.main --config=configs/digits.py
+python -m vit_jax.main --config=configs/digits.py
 """
 
 from vit_jax.config import default_config

@@ -126,7 +126,9 @@ def load_config(spec: str) -> ConfigDict:
     """
     path, _, argument = spec.partition(":")
     if not pathlib.Path(path).is_file():
-        siblings = [str(p) for p in pathlib.Path(path).parent.glob("*.py")] if pathlib.Path(path).parent.is_dir() else []
+        siblings = (
+            [str(p) for p in pathlib.Path(path).parent.glob("*.py")] if pathlib.Path(path).parent.is_dir() else []
+        )
         raise UserError(f"no config file {path!r}{nearest(path, siblings)}")
     module_spec = importlib.util.spec_from_file_location("vit_jax_config", path)
     module = importlib.util.module_from_spec(module_spec)

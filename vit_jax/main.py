@@ -6,6 +6,7 @@ import sys
 import time
 
 from vit_jax.errors import UserError
+from vit_jax.process import use_huge_pages
 
 STARTED = time.perf_counter()
 MODES = ("train", "eval", "preview", "summary")
@@ -22,7 +23,9 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[tuple[str, str
     parser.add_argument("--workdir", help="where the run lives (default: runs/<config name>)")
     parser.add_argument("--mode", choices=MODES, default="train", help="default: train, which also continues")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    parser.add_argument("--config.KEY", dest="_", metavar="VALUE", help="set any config key, e.g. --config.optimizer.lr=1e-4")
+    parser.add_argument(
+        "--config.KEY", dest="_", metavar="VALUE", help="set any config key, e.g. --config.optimizer.lr=1e-4"
+    )
     overrides, rest = [], []
     words = iter(arguments)
     for word in words:
@@ -83,4 +86,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    use_huge_pages()
     sys.exit(main())

@@ -56,9 +56,13 @@ class HostTransform:
         if self.crop not in ("none", "pad", "random", "inception"):
             raise ValueError(f"augment.crop must be none, pad, random or inception, not {self.crop!r}")
         if self.interpolation not in INTERPOLATION:
-            raise ValueError(f"data.interpolation must be one of {', '.join(INTERPOLATION)}, not {self.interpolation!r}")
+            raise ValueError(
+                f"data.interpolation must be one of {', '.join(INTERPOLATION)}, not {self.interpolation!r}"
+            )
 
-    def train(self, image: UInt8[np.ndarray, "h w 3"], uniform: Float[np.ndarray, "draws"]) -> UInt8[np.ndarray, "h w 3"]:
+    def train(
+        self, image: UInt8[np.ndarray, "h w 3"], uniform: Float[np.ndarray, "draws"]
+    ) -> UInt8[np.ndarray, "h w 3"]:
         """Returns one random view; `uniform` are the `DRAWS` numbers that decide it."""
         if self.crop == "inception":
             box = inception_box(image.shape[:2], self.area, self.aspect, uniform)
@@ -138,4 +142,6 @@ def affine_jitter(image: UInt8[np.ndarray, "h w 3"], bounds: Affine, uniform: np
     offset = centre - matrix @ (centre + np.array([shift_x * width, shift_y * height]) * bounds.shift)
     coefficients = (*matrix[0], offset[0], *matrix[1], offset[1])
     pixels = Image.fromarray(image)
-    return np.asarray(pixels.transform((width, height), Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR))
+    return np.asarray(
+        pixels.transform((width, height), Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR)
+    )

@@ -43,7 +43,9 @@ class ArraySource:
     def __post_init__(self):
         self.images, self.labels = np.asarray(self.images), np.asarray(self.labels)
         if self.images.ndim != 4 or self.images.shape[3] != 3 or self.images.dtype != np.uint8:
-            raise UserError(f"images must be uint8 [rows, height, width, 3], not {self.images.dtype} {self.images.shape}")
+            raise UserError(
+                f"images must be uint8 [rows, height, width, 3], not {self.images.dtype} {self.images.shape}"
+            )
         if self.labels.shape != self.images.shape[:1]:
             raise UserError(f"{len(self.images)} images have labels of shape {self.labels.shape}")
 
@@ -154,5 +156,7 @@ def _prepared_builder(name: str, directory: str | None):
             f"{builder.info.full_name} is not prepared in {builder.data_dir}; run: python -m vit_jax.prepare {name}{place}"
         )
     if "image" not in builder.info.features or "label" not in builder.info.features:
-        raise UserError(f"{name} is no classification set: it has {', '.join(builder.info.features)}, not image and label")
+        raise UserError(
+            f"{name} is no classification set: it has {', '.join(builder.info.features)}, not image and label"
+        )
     return builder

@@ -39,7 +39,13 @@ class EncoderBlock(nn.Module):
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         keys = (None,) * 5 if key is None else jax.random.split(key, 5)
         attention = Attention(
-            self.heads, self.qk_norm, self.qkv_bias, self.attention_dropout, self.norm_epsilon, name="attention", **types
+            self.heads,
+            self.qk_norm,
+            self.qkv_bias,
+            self.attention_dropout,
+            self.norm_epsilon,
+            name="attention",
+            **types,
         )
         mlp = Mlp(self.mlp_dim, self.gelu, self.dropout, name="mlp", **types)
 

@@ -50,7 +50,11 @@ def _affine_forward(x, kernel, bias, dtype, out_dtype):
     product = matmul(operand, weights)
     if bias is not None:
         product = product + bias.astype(jnp.float32)
-    types = (jnp.empty((0,), x.dtype), jnp.empty((0,), kernel.dtype), None if bias is None else jnp.empty((0,), bias.dtype))
+    types = (
+        jnp.empty((0,), x.dtype),
+        jnp.empty((0,), kernel.dtype),
+        None if bias is None else jnp.empty((0,), bias.dtype),
+    )
     return product.astype(out_dtype), (operand, weights, types)
 
 

@@ -76,7 +76,9 @@ def check_field(model: str, fields: dict[str, object], key: str, value: object) 
     if key not in fields:
         raise UserError(f"model {model!r} has no field {key!r}{nearest(key, list(fields))}")
     expected = fields[key]
-    options = typing.get_args(expected) if isinstance(expected, types.UnionType | typing._UnionGenericAlias) else (expected,)
+    options = (
+        typing.get_args(expected) if isinstance(expected, types.UnionType | typing._UnionGenericAlias) else (expected,)
+    )
     for option in options:
         converted = _converted(option, value)
         if converted is not _MISMATCH:

@@ -113,7 +113,9 @@ class VisionTransformer(nn.Module):
         """Number of tokens before the patches."""
         return int(self.has_cls) + self.registers
 
-    def __call__(self, images: Float[Array, "batch height width 3"], train: bool = False) -> Float[Array, "batch classes"]:
+    def __call__(
+        self, images: Float[Array, "batch height width 3"], train: bool = False
+    ) -> Float[Array, "batch classes"]:
         """Returns the logits, float32; without classes (`num_classes=0`) the embedding."""
         x = self.embed(images, train)
         return self.head_dense(x).astype(jnp.float32) if self.num_classes else x

@@ -118,7 +118,9 @@ def require_same_shapes(saved: dict, wanted: dict, where: str) -> None:
     for name in sorted(shapes[0].keys() | shapes[1].keys()):
         have, want = (tree.get(name) for tree in shapes)
         if have != want:
-            raise UserError(f"{where} is of another model: parameter {name} is {have or 'missing'}, not {want or 'wanted'}")
+            raise UserError(
+                f"{where} is of another model: parameter {name} is {have or 'missing'}, not {want or 'wanted'}"
+            )
 
 
 class _saying_why:
@@ -143,4 +145,3 @@ class _saying_why:
                 ) from error
             chain = chain.__cause__ or chain.__context__
         return False
-

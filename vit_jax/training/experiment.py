@@ -165,7 +165,9 @@ def build_model(config: ConfigDict, source: Source, size: tuple[int, int]) -> nn
     classes = len(source.class_names)
     overrides = model_overrides(config)
     if overrides.setdefault("num_classes", classes) != classes:
-        raise UserError(f"model.num_classes is {overrides['num_classes']}, but {config.data.name} has {classes} classes")
+        raise UserError(
+            f"model.num_classes is {overrides['num_classes']}, but {config.data.name} has {classes} classes"
+        )
     model = create_model(config.model.name, **overrides)
     try:
         jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *size, 3), jnp.float32))

@@ -35,7 +35,9 @@ def make_optimizer(config: ConfigDict, clock: Clock) -> tuple[optax.GradientTran
     schedule = make_schedule(config.schedule, opt.lr, clock)
     first_moment = jnp.dtype(opt.momentum_dtype)
     if opt.name == "adamw":
-        update = optax.adamw(schedule, *opt.betas, opt.eps, mu_dtype=first_moment, weight_decay=opt.weight_decay, mask=kernels)
+        update = optax.adamw(
+            schedule, *opt.betas, opt.eps, mu_dtype=first_moment, weight_decay=opt.weight_decay, mask=kernels
+        )
     elif opt.name == "sgd":
         update = optax.chain(
             optax.add_decayed_weights(opt.weight_decay, kernels) if opt.weight_decay else optax.identity(),

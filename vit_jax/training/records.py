@@ -79,9 +79,17 @@ def draw_curves(workdir: str) -> pathlib.Path | None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4), layout="constrained")
-    panels = (("loss", "cross-entropy", 1.0), ("top1", "top-1 accuracy (%)", 100.0), ("learning_rate", "learning rate", 1.0))
+    panels = (
+        ("loss", "cross-entropy", 1.0),
+        ("top1", "top-1 accuracy (%)", 100.0),
+        ("learning_rate", "learning rate", 1.0),
+    )
     for axis, (quantity, label, scale) in zip(figure.subplots(1, 3), panels, strict=True):
-        for part, name, colour in (("train", "training", "C0"), ("val", "validation", "C2"), ("eval", "evaluation", "C1")):
+        for part, name, colour in (
+            ("train", "training", "C0"),
+            ("val", "validation", "C2"),
+            ("eval", "evaluation", "C1"),
+        ):
             if points := series.get(f"{part}/{quantity}"):
                 steps, values = zip(*points, strict=True)
                 marker = "." if part != "train" and len(points) < 60 else None

@@ -68,7 +68,9 @@ def train(
     return state, metrics
 
 
-def starting_point(experiment: Experiment, checkpoints: Checkpoints, workdir: str) -> tuple[TrainState, int, dict | None]:
+def starting_point(
+    experiment: Experiment, checkpoints: Checkpoints, workdir: str
+) -> tuple[TrainState, int, dict | None]:
     """Returns the state to train from, its data position, and the best validation so far.
 
     Raises:
@@ -182,5 +184,3 @@ def require_writable(workdir: str) -> None:
         reason = error.strerror
     if reason:
         raise UserError(f"cannot write to workdir {workdir!r}: {reason}; choose another with --workdir")
-
-
