@@ -6,6 +6,7 @@ import importlib.util
 import json
 import pathlib
 import re
+from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 from ml_collections import config_dict as cd
@@ -109,11 +110,17 @@ def default_config() -> ConfigDict:
 
 def known_keys(config: ConfigDict) -> list[str]:
     """Returns all dotted keys of a config, fields of its architecture included."""
-    keys = []
-    for key, value in config.items():
-        keys += [f"{key}.{inner}" for inner in known_keys(value)] if isinstance(value, ConfigDict) else [key]
-    fields = field_types(architecture(config.model.name).module) if "model" in config else ()
+    keys = [key for key, _ in _leaves(config)]
+    fields = field_types(architecture(config.model.name).module)
     return keys + [f"model.{field}" for field in fields if f"model.{field}" not in keys]
+
+
+def _leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, object]]:
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
 
 
 def load_config(spec: str) -> ConfigDict:
@@ -136,17 +143,26 @@ def load_config(spec: str) -> ConfigDict:
         module_spec.loader.exec_module(module)
     except SyntaxError as error:
         raise UserError(f"{path}:{error.lineno}: {error.msg}") from error
+    except _MISTAKES as error:
+        raise UserError(f"{path}: {_config_file_mistake(error)}") from error
     if not hasattr(module, "get_config"):
         raise UserError(f"{path} defines no get_config()")
     try:
-        return module.get_config(argument) if argument else module.get_config()
-    except (AttributeError, KeyError, TypeError) as error:
+        config = module.get_config(argument) if argument else module.get_config()
+    except _MISTAKES as error:
         raise UserError(f"{path}: {_config_file_mistake(error)}") from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"{path}: get_config() must return the config, not {config!r}")
+    return config
+
+
+_MISTAKES = (AttributeError, ImportError, LookupError, NameError, TypeError, ValueError)
+"""What Python raises where a config file is wrong."""
 
 
 def _config_file_mistake(error: Exception) -> str:
     text = str(error.args[0]) if error.args else str(error)
-    unknown = re.match(r'Key "(\w+)" does not exist', text)
+    unknown = re.search(r'Key "(\w+)" does not exist', text)
     if unknown is None:
         return text
     last_names = {key.rpartition(".")[2]: key for key in known_keys(default_config())}
@@ -171,57 +187,67 @@ def set_key(config: ConfigDict, key: str, text: str) -> None:
         raise UserError(f"config key {key!r} is a group; set one of {inner}")
     try:
         value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError):
         value = text
-    if groups == ["model"]:
-        group[last] = value
+    if groups == ["model"] and last != "name":
+        with group.ignore_type():  # `resolve` checks it against the architecture, whatever was set before
+            group[last] = value
         return
     expected = group.get_type(last)
-    if expected is str and (value is not None or not _is_optional(key)):
+    if expected is str and (value is not None or _default(key) is not None):
         value = text
-    group[last] = _typed(key, expected, tuple(value) if isinstance(value, list) else value)
+    group[last] = _typed(key, expected, value)
 
 
-def _is_optional(key: str) -> bool:
-    value = default_config()
-    for name in key.split("."):
-        value = value[name]
-    return value is None
+def _default(key: str) -> object:
+    return functools.reduce(lambda group, name: group[name], key.split("."), default_config())
 
 
 def _typed(key: str, expected: type, value: object) -> object:
     """Returns `value` as a key of that type takes it, or raises the `UserError` that says why not."""
-    if value is None and _is_optional(key):
+    default = _default(key)
+    if value is None and default is None:
         return None
-    if expected is float and isinstance(value, int) and not isinstance(value, bool):
+    if expected is float and _is_number(value):
         return float(value)
+    if expected is tuple and isinstance(value, tuple | list):
+        if len(value) != len(default) or not all(map(_is_number, value)):
+            raise UserError(f"config key {key!r} must be {len(default)} numbers, not {value!r}")
+        return tuple(map(float, value))
     if not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
         raise UserError(f"config key {key!r} must be {expected.__name__}, not {value!r}")
     return value
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def resolve(config: ConfigDict) -> ConfigDict:
-    """Returns a locked copy in which the model's fields have been checked against its architecture.
+    """Returns a locked copy in which every value has its key's type, the model's fields their architecture's.
+
+    Keys that are missing get their defaults; lists, such as JSON has, become tuples.
 
     Raises:
       UserError: an unknown key or model field, or a value of the wrong type.
     """
-    config = ConfigDict(config)
-    defaults = default_config()
-    known = known_keys(defaults)
-    for key in known_keys(config):
-        if key.startswith("model.") and key != "model.name":
+    resolved = default_config()
+    known = known_keys(resolved)
+    fields = {}
+    for key, value in _leaves(ConfigDict(config)):
+        *groups, last = key.split(".")
+        if groups == ["model"] and last != "name":
+            fields[last] = value
             continue
         if key not in known:
             raise UserError(f"unknown config key {key!r}{nearest(key, known)}")
-        *groups, last = key.split(".")
-        group = functools.reduce(lambda inner, name: inner[name], groups, config)
-        _typed(key, functools.reduce(lambda inner, name: inner[name], groups, defaults).get_type(last), group[last])
-    fields = field_types(architecture(config.model.name).module)
-    for key, value in config.model.items():
-        if key != "name":
-            config.model[key] = check_field(config.model.name, fields, key, value)
-    return config.lock()
+        group = functools.reduce(lambda inner, name: inner[name], groups, resolved)
+        group[last] = _typed(key, group.get_type(last), value)
+    name = resolved.model.name
+    types = field_types(architecture(name).module)
+    for key, value in fields.items():
+        resolved.model[key] = check_field(name, types, key, value)
+    return resolved.lock()
 
 
 def model_overrides(config: ConfigDict) -> dict[str, object]:
@@ -252,7 +278,7 @@ def _flatten_into(flat: dict[str, object], key: str, value: object) -> None:
 
 
 def differences(saved: dict[str, object], new: dict[str, object]) -> tuple[list[str], list[str]]:
-    """Returns what differs between two flattened configs: lines that a continued run may ignore, and those it may not."""
+    """Returns what differs between two flattened configs: lines that a continued run may ignore, and the others."""
     allowed, refused = [], []
     for key in sorted(saved.keys() | new.keys()):
         old_value, new_value = saved.get(key), new.get(key)

@@ -1,6 +1,7 @@
 """Durations with their unit, as every config key that names one takes them."""
 
 import dataclasses
+import math
 import re
 
 from vit_jax.errors import UserError
@@ -29,7 +30,7 @@ def to_steps(text: str, clock: Clock, key: str) -> int:
       UserError: the text is no duration, or a percentage where there is nothing to take it of.
     """
     match = _PATTERN.fullmatch(text)
-    if match is None:
+    if match is None or math.isinf(float(match[1])):
         raise UserError(
             f"{key}: {text!r} is no duration; write a number and its unit, such as '50 epochs', '500 steps', "
             "'1e6 examples' or '5%'"

@@ -20,6 +20,8 @@ def decode_image(encoded: bytes) -> np.ndarray:
             pass  # CMYK and other JPEGs that libjpeg-turbo does not turn into RGB; Pillow does
     try:
         with Image.open(io.BytesIO(encoded)) as image:
+            if image.mode.startswith("I;16"):  # grey of 16 bits, which Pillow's conversion would clip at 255
+                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             return np.asarray(image.convert("RGB"))
-    except (OSError, Image.DecompressionBombError) as error:
+    except Exception as error:  # of a damaged file Pillow raises OSError, SyntaxError, struct.error and others
         raise ValueError(f"not a readable image: {error}") from error

@@ -72,7 +72,7 @@ def cutmix(key: jax.Array, images: Float[Array, "b h w c"], labels: Float[Array,
     """Returns the images with a box of the reversed batch pasted in, labels weighted by the area that was kept."""
     share_key, place_key = jax.random.split(key)
     inside = box_mask(place_key, images.shape[1:3], jax.random.beta(share_key, alpha, alpha))
-    kept = 1 - inside.mean()
+    kept = 1 - jnp.minimum(inside.mean(), 1)  # the mean of ones can be rounded to just above 1
     images = jnp.where(inside[None, :, :, None], images[::-1], images)
     return images, kept * labels + (1 - kept) * labels[::-1]
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import grain
 import numpy as np
+from absl import flags
 
 from vit_jax.data.host import DRAWS, HostTransform
 from vit_jax.data.order import Order, draws
@@ -85,5 +86,6 @@ def iterate(batches: TrainBatches | EvalBatches, start: int, stop: int, workers:
     reading = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=PREFETCHED_BATCHES)
     dataset = grain.MapDataset.range(start, stop).map(batches).to_iter_dataset(reading)
     if workers:
+        flags.FLAGS.mark_as_parsed()  # grain's processes read absl flags, which no command of ours parses
         dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2))
     return iter(dataset)

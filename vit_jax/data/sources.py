@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -48,7 +49,11 @@ class ArraySource:
             )
         if self.labels.shape != self.images.shape[:1]:
             raise UserError(f"{len(self.images)} images have labels of shape {self.labels.shape}")
-
+        if not np.issubdtype(self.labels.dtype, np.integer):
+            raise UserError(f"labels must be integers, not {self.labels.dtype}")
+        strangers = self.labels[(self.labels < 0) | (self.labels >= len(self.class_names))]
+        if strangers.size:
+            raise UserError(f"label {strangers[0]} is none of the {len(self.class_names)} classes, 0 to n-1")
         self.image_size = self.images.shape[1:3]
 
     def __len__(self) -> int:
@@ -85,6 +90,8 @@ class TfdsSource:
         import tensorflow_datasets as tfds
 
         try:
+            if builder.info.splits[split].num_examples < 1:
+                raise ValueError("it is empty")
             self.records = builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
         except (ValueError, KeyError, NotImplementedError) as error:
             raise UserError(f"{builder.info.full_name}: cannot read split {split!r}: {error}") from error
@@ -105,7 +112,7 @@ DIGITS_TEST_ROWS = 360
 
 
 def digits_source(split: str) -> ArraySource:
-    """Returns scikit-learn's 8×8 handwritten digits (Alpaydin & Kaynak 1998), grey levels 0 to 16 scaled to 0 to 255."""
+    """Returns scikit-learn's 8x8 handwritten digits (Alpaydin & Kaynak 1998), grey 0 to 16 scaled to 0 to 255."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -134,10 +141,11 @@ def open_source(name: str, split: str, directory: str | None = None) -> Source:
       UserError: there is no such set or split, or it has not been prepared (with the command that prepares it).
     """
     if name == "digits":
-        return digits_source(split)
+        source = digits_source(split)
+        if not len(source):
+            raise UserError(f"digits: split {split!r} is empty")
+        return source
     source = TfdsSource(_prepared_builder(name, directory), split)
-    if not len(source):
-        raise UserError(f"{name}: split {split!r} is empty")
     return DecodedOnce(source) if len(source) * source[0][0].nbytes < IN_MEMORY_BYTES else source
 
 
@@ -149,14 +157,20 @@ def _prepared_builder(name: str, directory: str | None):
     place = f" --data_dir={directory}" if directory else ""
     try:
         builder = tfds.builder(name, data_dir=directory)
-    except tfds.core.registered.DatasetNotFoundError as error:
-        raise UserError(f"no data set {name!r}{nearest(name, ['digits', *tfds.list_builders()])}") from error
+    except (ValueError, AssertionError, ImportError) as error:
+        known = ["digits", *tfds.list_builders(with_community_datasets=False)]  # the community's need TensorFlow
+        close = "" if re.split("[/:]", name)[0] in known else nearest(name, known)
+        if isinstance(error, tfds.core.registered.DatasetNotFoundError):
+            raise UserError(f"no data set {name!r}{close}") from error
+        reason = str(error).splitlines()[0]  # TFDS goes on with lists
+        raise UserError(f"data.name {name!r}: {reason}{close}") from error
     if not builder.is_prepared():
         raise UserError(
-            f"{builder.info.full_name} is not prepared in {builder.data_dir}; run: python -m vit_jax.prepare {name}{place}"
+            f"{builder.info.full_name} is not prepared in {builder.data_dir}; "
+            f"run: python -m vit_jax.prepare {name}{place}"
         )
-    if "image" not in builder.info.features or "label" not in builder.info.features:
-        raise UserError(
-            f"{name} is no classification set: it has {', '.join(builder.info.features)}, not image and label"
-        )
+    features = builder.info.features
+    kinds = {"image": tfds.features.Image, "label": tfds.features.ClassLabel}
+    if not all(feature in features and isinstance(features[feature], kind) for feature, kind in kinds.items()):
+        raise UserError(f"{name} is no classification set: it has {', '.join(features)}, not one image and one label")
     return builder

@@ -24,6 +24,8 @@ def split_range(spec: str, lengths: dict[str, int]) -> tuple[str, range]:
         raise UserError(f"no split {name!r}; there are {', '.join(sorted(lengths))}")
     rows = range(lengths[name])
     start, stop = (_bound(text, len(rows)) for text in match.group(2, 3))
+    if max(abs(start or 0), abs(stop or 0)) > len(rows):
+        raise UserError(f"split {spec!r} reaches beyond the {len(rows)} rows of {name!r}")
     return name, rows[start:stop]
 
 

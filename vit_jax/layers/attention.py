@@ -16,7 +16,8 @@ class Attention(nn.Module):
     """Multi-head self-attention (Vaswani et al. 2017), queries scaled by head_dim^-1/2, softmax in float32.
 
     With `qk_norm`, queries and keys are layer-normalised over each head before their product (Dehghani et al. 2023).
-    The result is float32, as the residual stream is. Parameters: `query`, `key`, `value` with kernels `[width, heads, head_dim]`, `out` with `[heads, head_dim, width]`.
+    The result is float32, as the residual stream is.
+    Parameters: `query`, `key`, `value` with kernels `[width, heads, head_dim]`, `out` with `[heads, head_dim, width]`.
 
     Raises:
       ValueError: the width is not a multiple of the number of heads.

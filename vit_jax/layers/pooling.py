@@ -11,7 +11,7 @@ from vit_jax.layers.types import DTypeLike
 
 
 class MapPool(nn.Module):
-    """Multi-head attention pooling: a learned probe attends to all tokens, then an MLP (Zhai et al. 2022, section 3.1)."""
+    """Attention pooling: a learned probe attends to all tokens, then an MLP (Zhai et al. 2022, section 3.1)."""
 
     heads: int
     mlp_dim: int

@@ -128,7 +128,7 @@ CIFAR_SIZES = {
     "lite7": {"width": 256, "depth": 7, "heads": 4, "mlp_dim": 512},
     "b": {"width": 384, "depth": 7, "heads": 12, "mlp_dim": 384},
 }
-"""Small models for 32-pixel images: micro is the tutorials' size, lite6 and lite7 are ViT-Lite (Hassani et al. 2021)."""
+"""Small models for 32-pixel images: micro is the tutorials' size, lite6 and lite7 ViT-Lite (Hassani et al. 2021)."""
 
 for _size, _fields in VIT_SIZES.items():
     for _patch in (8, 14, 16, 32):

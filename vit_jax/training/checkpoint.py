@@ -5,6 +5,7 @@ import errno
 
 import jax
 import orbax.checkpoint as ocp
+from absl import logging
 from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
@@ -22,24 +23,37 @@ class Restored:
     facts: dict
 
 
+def _accuracy(metrics: dict) -> float:
+    return metrics["top1"]
+
+
 class Checkpoints:
     """The checkpoints of one run, in `workdir/checkpoints/<step>`.
 
     A step's folder appears whole or not at all; saving goes on beside the training.
     """
 
-    def __init__(self, workdir: str, keep: int = 2):
+    def __init__(self, workdir: str, keep: int = 2, read_only: bool = False):
+        """Opens the checkpoints of a workdir.
+
+        Args:
+          keep: how many of the newest are kept, beside the best.
+          read_only: look, but touch nothing: another process may be saving there.
+        """
+        # Orbax warns at every save that has no validation, and at every reading of parameters alone.
+        logging.set_verbosity(logging.ERROR)
         self.directory = epath.Path(workdir) / "checkpoints"
-        keep_best = policies.BestN(
-            n=1, get_metric_fn=lambda metrics: metrics["top1"], keep_checkpoints_without_metrics=False
-        )
+        keep_best = policies.BestN(n=1, get_metric_fn=_accuracy, keep_checkpoints_without_metrics=False)
         self.manager = ocp.CheckpointManager(
             self.directory.absolute() if "://" not in str(self.directory) else self.directory,
             item_names=("state", "run"),
             options=ocp.CheckpointManagerOptions(
+                # Without best_fn the accuracies would be neither written nor read, and the best forgotten on restart.
+                best_fn=_accuracy,
                 preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), keep_best]),
-                cleanup_tmp_directories=True,
-                enable_async_checkpointing=True,
+                cleanup_tmp_directories=not read_only,
+                read_only=read_only,
+                enable_async_checkpointing=not read_only,
             ),
         )
 
@@ -49,8 +63,7 @@ class Checkpoints:
 
     def best(self) -> int | None:
         """Returns the step that was best on the validation split, or None where none was measured."""
-        measured = [info for info in self.manager._checkpoints if info.metrics]
-        return max(measured, key=lambda info: info.metrics["top1"]).step if measured else None
+        return self.manager.best_step()
 
     def save(self, state: TrainState, position: int, facts: dict, validation: dict | None = None) -> None:
         """Starts saving; returns once the state may be overwritten.

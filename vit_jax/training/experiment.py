@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
@@ -97,18 +98,19 @@ def this_host() -> HostRows:
     return HostRows(jax.process_index(), jax.process_count())
 
 
-def build(config: ConfigDict, source: Source | None = None) -> Experiment:
+def build(config: ConfigDict, source: Source | None = None, devices: Sequence[jax.Device] | None = None) -> Experiment:
     """Returns the parts of a run.
 
     Args:
       config: resolved (see `vit_jax.config.resolve`).
       source: training examples in place of the set that `config.data` names.
+      devices: what the mesh is made of; None is all there are.
 
     Raises:
       UserError: parts of the config do not fit together.
     """
     source = source or open_source(config.data.name, config.data.train_split, config.data.dir)
-    mesh = make_mesh(config.mesh)
+    mesh = make_mesh(config.mesh, devices)
     divisor = batch_divisor(mesh) * config.train.accumulate
     require_divisible(config.train.batch_size, divisor, "train.batch_size")
     require_divisible(config.eval.batch_size, batch_divisor(mesh), "eval.batch_size")

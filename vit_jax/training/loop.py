@@ -85,8 +85,8 @@ class Meter:
             for name in ("loss", "gradient_norm"):
                 if not math.isfinite(value[name]):
                     raise UserError(
-                        f"the {name.replace('_', ' ')} is {float(value[name])} at step {step}; stopped, with the checkpoints "
-                        "before it kept. Lower optimizer.lr, lengthen schedule.warmup or set train.clip_norm"
+                        f"the {name.replace('_', ' ')} is {float(value[name])} at step {step}; stopped; the "
+                        "checkpoints before it are kept. Lower optimizer.lr, lengthen schedule.warmup or set train.clip_norm"
                     )
         return values
 
@@ -162,13 +162,18 @@ class Loop:
                 if step == first:
                     self.say_first_step(metrics, step)
                 last = step == total
-                if last or (step - 1) % self.every["train.log_every"] == 0:
-                    self.log(step if last else step - 1, bar)
+                evaluates = last or step % self.every["eval.every"] == 0
+                saves = last or stop.received or step % self.every["checkpoint.every"] == 0
+                self.log(step - 1, bar)
+                if evaluates or saves:
+                    # Wait for this step: what is saved is known to be finite, and its record stands before it.
+                    self.meter.require_finite()
+                    self.log(step, bar, last)
                 stopping = False
-                if last or step % self.every["eval.every"] == 0:
+                if evaluates:
                     self.evaluate(state, step, bar)
                     stopping = self.patience is not None and step - self.best["step"] >= self.patience
-                if last or stopping or stop.received or step % self.every["checkpoint.every"] == 0:
+                if saves or stopping:
                     self.save(state, step)
                 if stop.received and not (last or stopping):
                     self.checkpoints.wait()
@@ -186,8 +191,10 @@ class Loop:
             print(f"step {step} done {time.perf_counter() - self.started:.1f} s after the start", flush=True)
         self.meter.pause()
 
-    def log(self, step: int, bar: tqdm) -> None:
-        """Writes the training metrics up to a step that has ended."""
+    def log(self, step: int, bar: tqdm, last: bool = False) -> None:
+        """Writes the training metrics up to a step that has ended, where one is due and not yet written."""
+        if step % self.every["train.log_every"] and not last:
+            return
         read = self.meter.read(step)
         if not read:
             return
@@ -215,8 +222,7 @@ class Loop:
         self.meter.pause()
 
     def save(self, state: TrainState, step: int) -> None:
-        """Saves a state of which every loss so far is known to be finite."""
-        self.meter.require_finite()
+        """Saves a state, with the best validation so far and this step's own, where it has one."""
         self.checkpoints.save(state, self.position, {**self.facts, "best": self.best}, self.validated.get(step))
         self.meter.pause()
 

@@ -43,7 +43,7 @@ class Records:
             return
         cut_metrics(workdir, start)
         try:
-            self.file = open(pathlib.Path(workdir) / METRICS_FILE, "a", buffering=1)
+            self.file = (pathlib.Path(workdir) / METRICS_FILE).open("a", buffering=1)
             self.events = SummaryWriter(
                 str(pathlib.Path(workdir) / "tensorboard"), purge_step=start + 1, write_to_disk=True
             )

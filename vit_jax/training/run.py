@@ -60,7 +60,8 @@ def train(
         state, _ = loop.run(state)
     finally:
         records.close()
-    checkpoints.close()
+        # Also after an error: a save under way is let end, so that it is not lost with this process.
+        checkpoints.close()
     metrics = newest_metrics(workdir)
     if jax.process_index() == 0:
         draw_curves(workdir)
@@ -109,11 +110,11 @@ def load_params(experiment: Experiment, checkpoint: str) -> dict:
     """
     workdir, _, which = checkpoint.partition(":")
     if which not in ("", "best") or not (pathlib.Path(workdir) / "checkpoints").is_dir():
-        raise UserError(f"init_from: {checkpoint!r} is no workdir with checkpoints (WORKDIR or WORKDIR:best)")
-    saved = Checkpoints(workdir, keep=10**6)
+        raise UserError(f"{checkpoint!r} is no workdir with checkpoints (WORKDIR or WORKDIR:best)")
+    saved = Checkpoints(workdir, read_only=True)
     step = saved.best() if which else saved.latest()
     if step is None:
-        raise UserError(f"init_from: {workdir} holds no {which or 'complete'} checkpoint")
+        raise UserError(f"{workdir} holds no {which or 'complete'} checkpoint")
     return saved.restore_params(step, experiment.abstract_state().params)
 
 
@@ -144,7 +145,7 @@ def evaluate(config: ConfigDict, workdir: str) -> dict[str, float]:
     config = resolve(config)
     experiment = build(config)
     checkpoint = config.init_from or workdir
-    if config.init_from is None and Checkpoints(workdir).latest() is None:
+    if config.init_from is None and not (pathlib.Path(workdir) / "checkpoints").is_dir():
         raise UserError(f"{workdir} holds no checkpoint to evaluate; train first, or set init_from")
     state = with_params(experiment.init(), load_params(experiment, checkpoint))
     results = measure(experiment, state, experiment.held_out("eval_split"))

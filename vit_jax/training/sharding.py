@@ -1,6 +1,7 @@
 """One mesh, and the rules by which arrays are laid out over it."""
 
 import re
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -24,13 +25,13 @@ FSDP_MIN_SIZE = 2**14
 """Smaller arrays are kept whole on every device: gathering them costs more than they take."""
 
 
-def make_mesh(config: ConfigDict) -> Mesh:
-    """Returns the mesh of all devices with the axes `data`, `fsdp`, `tensor`; -1 is all that remain.
+def make_mesh(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Returns the mesh of all devices, or of those given; a size of -1 is all that remain.
 
     Raises:
       UserError: the sizes do not multiply to the number of devices.
     """
-    devices = jax.devices()
+    devices = jax.devices() if devices is None else devices
     sizes = [config[axis] for axis in AXES]
     if sizes.count(-1) > 1 or any(size == 0 or size < -1 for size in sizes):
         raise UserError(f"mesh {dict(zip(AXES, sizes, strict=True))}: sizes are positive, and at most one is -1")

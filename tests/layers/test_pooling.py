@@ -1,0 +1,47 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vit_jax.layers.pooling import MapPool
+
+
+@pytest.fixture(scope="module")
+def pool():
+    return jax.jit(MapPool(heads=2, mlp_dim=6).apply)
+
+
+@pytest.fixture
+def variables(random_params):
+    return {"params": random_params(MapPool(heads=2, mlp_dim=6), np.ones((1, 3, 8), np.float32))}
+
+
+def test_ignores_the_order_of_the_tokens(normal, pool, variables):
+    tokens = normal(2, 5, 8)
+    pooled = pool(variables, tokens)
+    assert pooled.shape == (2, 8)
+    np.testing.assert_allclose(pool(variables, tokens[:, [4, 2, 0, 1, 3]]), pooled, rtol=1e-4, atol=1e-5)
+
+
+def test_equal_tokens_pool_to_the_same_however_many(normal, pool, variables):
+    """The weights sum to 1, whatever the probe."""
+    token = normal(2, 1, 8)
+    np.testing.assert_allclose(
+        pool(variables, np.repeat(token, 5, axis=1)), pool(variables, token), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_every_parameter_has_an_effect(normal, pool, variables):
+    """The key's bias alone has none: it adds the same to all scores of a query."""
+    gradients = jax.jit(jax.grad(lambda v, tokens: (pool(v, tokens) ** 2).sum()))(variables, normal(2, 5, 8))["params"]
+    key_bias = gradients["attention"]["key"].pop("bias")
+    np.testing.assert_allclose(key_bias, 0, atol=1e-4)
+    assert {"probe", "attention", "norm", "mlp"} == set(gradients)
+    assert all(np.abs(leaf).max() > 1e-3 for leaf in jax.tree.leaves(gradients))
+
+
+def test_types():
+    layer = MapPool(heads=2, mlp_dim=6, dtype="bfloat16", param_dtype="float16")
+    pooled, variables = jax.eval_shape(layer.init_with_output, jax.random.key(0), jnp.ones((1, 3, 8), "bfloat16"))
+    assert pooled.dtype == jnp.float32
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float16")}

@@ -1,0 +1,265 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vit_jax.models import create_model
+from vit_jax.models.vit import VisionTransformer
+
+IMAGES = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
+SIZES = {"num_classes": 5, "patch_size": (4, 4), "width": 8, "depth": 2, "heads": 2, "mlp_dim": 12}
+
+
+def tiny(**fields):
+    return VisionTransformer(**{**SIZES, **fields})
+
+
+def shapes(**fields):
+    """Returns the parameters' shapes and types of a tiny model."""
+    return jax.eval_shape(tiny(**fields).init, jax.random.key(0), IMAGES)["params"]
+
+
+@pytest.fixture(scope="module")
+def run(random_params):
+    """`run(fields, images, method="__call__", **named)`: what a tiny model with random parameters answers."""
+
+    def run(fields, *arguments, method="__call__", **named):
+        model = tiny(**fields)
+        variables = {"params": random_params(model, IMAGES)}
+        return jax.jit(lambda variables, *arguments: model.apply(variables, *arguments, method=method, **named))(
+            variables, *arguments
+        )
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("vit_ti16", 5_717_416),
+        ("vit_s16", 22_050_664),
+        ("vit_s32", 22_878_952),
+        ("vit_b8", 86_576_872),
+        ("vit_b16", 86_567_656),
+        ("vit_b32", 88_224_232),
+        ("vit_l16", 304_326_632),
+        ("vit_l32", 306_535_400),
+        ("vit_h14", 632_045_800),
+    ],
+)
+def test_published_sizes(name, count):
+    params = jax.eval_shape(create_model(name).init, jax.random.key(0), np.ones((1, 224, 224, 3), np.float32))
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == count
+
+
+# Tokens and positions
+
+
+@pytest.mark.parametrize(
+    ("fields", "order"),
+    [
+        ({"pool": "cls"}, ["cls", *["patch"] * 4]),
+        ({"pool": "gap"}, ["patch"] * 4),
+        ({"pool": "gap", "cls_token": True, "registers": 1}, ["cls", "register", *["patch"] * 4]),
+        ({"pool": "map", "registers": 2}, ["register", "register", *["patch"] * 4]),
+        ({"pool": "cls", "registers": 2}, ["cls", "register", "register", *["patch"] * 4]),
+    ],
+)
+def test_tokens_are_cls_then_registers_then_patches(random_params, fields, order):
+    model = tiny(position="none", **fields)
+    params = jax.tree.map(np.zeros_like, random_params(model, IMAGES))
+    marks = {"cls": 1.0, "register": 2.0, "patch": 3.0}
+    params["patch_embed"]["bias"] += marks["patch"]
+    if "cls" in order:
+        params["cls"] += marks["cls"]
+    if "register" in order:
+        params["registers"] += marks["register"]
+    tokens = model.apply({"params": params}, IMAGES, False, method="tokens")
+    np.testing.assert_array_equal(tokens, np.broadcast_to([[[marks[t]] for t in order]], (2, len(order), 8)))
+    assert model.prefix_tokens == len(order) - 4
+
+
+@pytest.mark.parametrize(
+    ("fields", "positions"),
+    [
+        ({"pool": "cls"}, 5),
+        ({"pool": "gap"}, 4),
+        ({"pool": "gap", "cls_token": True}, 5),
+        ({"pool": "cls", "registers": 3}, 5),
+        ({"pool": "map"}, 4),
+    ],
+)
+def test_learned_positions_are_of_the_patches_and_cls_but_not_of_registers(fields, positions):
+    params = shapes(position="learned", **fields)
+    assert params["position_embed"]["embedding"].shape == (1, positions, 8)
+    for other in ("sincos2d", "none"):
+        assert "position_embed" not in shapes(position=other, **fields)
+
+
+@pytest.mark.parametrize(("position", "matters"), [("none", False), ("sincos2d", True), ("learned", True)])
+def test_the_order_of_patches_matters_only_to_positions(run, position, matters):
+    swapped = np.concatenate([IMAGES[:, 4:], IMAGES[:, :4]], axis=1)
+    logits = run({"pool": "gap", "position": position}, np.concatenate([IMAGES, swapped]))
+    difference = np.abs(logits[:2] - logits[2:]).max()
+    assert difference > 1e-3 if matters else difference < 1e-5
+
+
+def test_image_may_have_any_size_that_the_patch_divides(run):
+    """Positions apart, a tiled image has the same mean patch: no token sees where or how often it stands."""
+    fields = {"pool": "gap", "position": "none"}
+    np.testing.assert_allclose(run(fields, np.tile(IMAGES, (1, 1, 2, 1))), run(fields, IMAGES), rtol=1e-4, atol=1e-5)
+
+
+def test_image_that_the_patch_does_not_divide_is_an_error():
+    with pytest.raises(ValueError, match="image height 10 is not a multiple of patch height 4"):
+        jax.eval_shape(tiny().init, jax.random.key(0), np.ones((1, 10, 8, 3), np.float32))
+
+
+# Pooling and head
+
+
+def test_pooling_takes_cls_or_the_mean_of_the_patches_alone(random_params):
+    tokens = np.random.default_rng(1).normal(size=(2, 7, 8)).astype(np.float32)
+    for pool, expected in (("cls", tokens[:, 0]), ("gap", tokens[:, 3:].mean(axis=1))):
+        model = tiny(pool=pool, cls_token=True, registers=2)
+        pooled = model.apply({"params": random_params(model, IMAGES)}, tokens, method="pooled")
+        np.testing.assert_allclose(pooled, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("pool", ["cls", "gap", "map"])
+def test_an_image_is_classified_alone(run, pool):
+    """The logits of a row do not depend on the other rows, and they do on its own pixels."""
+    others = np.concatenate([IMAGES[:1], 2 - IMAGES[1:]])
+    first, second = run({"pool": pool}, IMAGES), run({"pool": pool}, others)
+    assert first.shape == (2, 5)
+    np.testing.assert_allclose(first[0], second[0], rtol=1e-5, atol=1e-6)
+    assert np.abs(first[1] - second[1]).max() > 1e-3
+
+
+@pytest.mark.parametrize("pool", ["cls", "map"])
+def test_head_starts_at_its_bias(pool):
+    model = tiny(pool=pool, head_bias=-10.0)
+    logits, variables = jax.jit(model.init_with_output)(jax.random.key(0), IMAGES)
+    np.testing.assert_array_equal(logits, np.full((2, 5), -10.0))
+    assert not variables["params"]["head"]["kernel"].any()
+    assert pool != "cls" or not variables["params"]["cls"].any()
+
+
+def test_mlp_head_is_a_pre_logits_layer_of_the_encoders_width(run):
+    assert shapes(head="mlp") == shapes(pre_logits=8)
+    assert shapes(pre_logits=6)["pre_logits"]["kernel"].shape == (8, 6)
+    assert shapes(pre_logits=6)["head"]["kernel"].shape == (6, 5)
+    assert shapes(pre_logits=6, head="mlp") == shapes(pre_logits=6)
+    np.testing.assert_array_equal(run({"head": "mlp"}, IMAGES), run({"pre_logits": 8}, IMAGES))
+
+
+def test_pre_logits_is_tanh_of_a_dense_layer(random_params, run):
+    dense = random_params(tiny(pre_logits=6), IMAGES)["pre_logits"]
+    pooled = run({"pre_logits": 6}, IMAGES, method="features")[:, 0]
+    expected = np.tanh(pooled @ dense["kernel"] + dense["bias"])
+    np.testing.assert_allclose(run({"pre_logits": 6}, IMAGES, method="embed"), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_without_classes_the_answer_is_the_embedding(random_params):
+    params = random_params(tiny(), IMAGES)
+    embedding = jax.jit(lambda params: tiny().apply({"params": params}, IMAGES, method="embed"))(params)
+    head = params.pop("head")
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, shapes(num_classes=0))
+    answer = jax.jit(tiny(num_classes=0).apply)({"params": params}, IMAGES)
+    np.testing.assert_allclose(answer, embedding, rtol=1e-6)
+    logits = jax.jit(tiny().apply)({"params": {**params, "head": head}}, IMAGES)
+    np.testing.assert_allclose(logits, embedding @ head["kernel"] + head["bias"], rtol=1e-5, atol=1e-5)
+
+
+# Intermediates
+
+
+@pytest.mark.parametrize("scan_layers", [False, True])
+def test_intermediates_are_counted_from_either_end(random_params, scan_layers):
+    model = tiny(scan_layers=scan_layers)
+    variables = {"params": random_params(model, IMAGES)}
+
+    @jax.jit
+    def run(variables):
+        outputs = model.apply(variables, IMAGES, (-1, 0, 1), method="intermediates")
+        normed = model.apply(variables, outputs[0], method=lambda model, tokens: model.norm(tokens))
+        return outputs, normed, model.apply(variables, IMAGES, method="features")
+
+    (last, first, second), normed, features = run(variables)
+    assert first.shape == (2, 5, 8)
+    np.testing.assert_array_equal(last, second)
+    assert np.abs(first - second).max() > 1e-2
+    np.testing.assert_allclose(normed, features, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("layer", [2, -3])
+def test_intermediate_of_an_unknown_layer_is_an_error(layer):
+    with pytest.raises(ValueError, match=f"no layer {layer} in a model of depth 2"):
+        jax.eval_shape(
+            lambda key: tiny().init(key, IMAGES, (0, layer), method="intermediates"), jax.random.key(0)
+        )
+
+
+# Types
+
+
+@pytest.mark.parametrize("fields", [{}, {"scan_layers": True}, {"pool": "gap", "head": "mlp"}, {"pool": "map"}])
+def test_bfloat16_compute_keeps_parameters_and_logits_in_float32(fields):
+    model = tiny(dtype="bfloat16", qk_norm=True, layer_scale=0.1, registers=1, **fields)
+    logits, variables = jax.eval_shape(model.init_with_output, jax.random.key(0), IMAGES)
+    assert {leaf.dtype for leaf in jax.tree.leaves((logits, variables))} == {jnp.dtype("float32")}
+    features = jax.eval_shape(lambda variables: model.apply(variables, IMAGES, method="features"), variables)
+    assert features.dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("pool", ["cls", "map"])
+def test_param_dtype_reaches_every_parameter(pool):
+    fields = {"pool": pool, "head": "mlp", "qk_norm": True, "layer_scale": 0.1, "registers": 1}
+    assert {leaf.dtype for leaf in jax.tree.leaves(shapes(param_dtype="bfloat16", **fields))} == {jnp.dtype("bfloat16")}
+
+
+def test_bfloat16_logits_are_near_those_of_float32(run):
+    exact = run({}, IMAGES)
+    np.testing.assert_allclose(run({"dtype": "bfloat16"}, IMAGES), exact, atol=0.05 * np.abs(exact).max())
+
+
+# Training
+
+
+def test_training_without_dropout_is_evaluation_and_needs_no_key(run):
+    np.testing.assert_array_equal(run({}, IMAGES, train=True), run({}, IMAGES, train=False))
+
+
+@pytest.mark.parametrize("field", ["dropout", "attention_dropout", "drop_path"])
+def test_training_with_dropout_needs_a_key(field):
+    model = tiny(**{field: 0.1})
+    variables = jax.eval_shape(model.init, jax.random.key(0), IMAGES)
+    jax.eval_shape(lambda variables: model.apply(variables, IMAGES, train=False), variables)
+    with pytest.raises(Exception, match="dropout"):
+        jax.eval_shape(lambda variables: model.apply(variables, IMAGES, train=True), variables)
+
+
+def test_scan_equals_loop_with_dropout_of_the_tokens_too(random_params):
+    fields = {"dropout": 0.3, "drop_path": 0.3}
+    params = random_params(tiny(), IMAGES)
+    rngs = {"dropout": jax.random.key(0)}
+    loop, scan = (
+        jax.jit(lambda params, model=model: model.apply({"params": params}, IMAGES, train=True, rngs=rngs))(params)
+        for model in (tiny(**fields), tiny(scan_layers=True, remat="full", **fields))
+    )
+    np.testing.assert_allclose(loop, scan, rtol=1e-6, atol=1e-6 * np.abs(loop).max())
+
+
+@pytest.mark.parametrize(
+    ("field", "known"),
+    [
+        ("pool", "cls, gap, map"),
+        ("head", "linear, mlp"),
+        ("remat", "none, dots, full"),
+        ("position", "'learned', 'sincos2d' or 'none'"),
+        ("gelu", "'tanh' or 'exact'"),
+    ],
+)
+def test_unknown_choice_is_an_error_that_names_the_known(field, known):
+    with pytest.raises(ValueError, match=f"{field} must be .*{known}, not 'nonsense'"):
+        shapes(**{field: "nonsense"})

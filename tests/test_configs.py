@@ -1,0 +1,68 @@
+"""The shipped config files: each resolves, can be built from, and says in its docstring how it is run."""
+
+import ast
+import dataclasses
+import pathlib
+
+import numpy as np
+import pytest
+
+from vit_jax.config import load_config, model_overrides, resolve
+from vit_jax.data.sources import ArraySource
+from vit_jax.duration import Clock, to_steps
+from vit_jax.errors import UserError
+from vit_jax.models.registry import create_model
+from vit_jax.training.experiment import host_transform
+from vit_jax.training.losses import make_loss
+from vit_jax.training.optimizer import make_optimizer
+
+ROOT = pathlib.Path(__file__).parents[1]
+FILES = sorted((ROOT / "configs").glob("*.py"))
+SPECS = [str(path) for path in FILES] + [f"{ROOT}/configs/vit_b16.py:imagenet2012"]
+EXAMPLES = {"digits": 1_437, "cifar10": 50_000, "imagenet2012": 1_268_355}
+"""Sizes of the training splits."""
+
+names = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+specs = pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.rpartition("/")[2])
+
+
+def test_there_are_config_files():
+    assert {"cifar10", "digits", "vit_b16", "vit_s16_imagenet"} <= {path.stem for path in FILES}
+
+
+@names
+def test_docstring_names_the_command(path):
+    docstring = ast.get_docstring(ast.parse(path.read_text()))
+    assert docstring is not None
+    assert f"python -m vit_jax.main --config=configs/{path.name}" in docstring
+
+
+@specs
+def test_it_resolves_and_its_parts_can_be_made(spec):
+    config = resolve(load_config(spec))
+    create_model(config.model.name, **model_overrides(config))
+    clock = Clock(EXAMPLES[config.data.name], config.train.batch_size)
+    total = to_steps(config.train.duration, clock, "train.duration")
+    clock = dataclasses.replace(clock, total_steps=total)
+    assert total > 100
+    for group, key in (("train", "log_every"), ("schedule", "warmup"), ("eval", "every"), ("checkpoint", "every")):
+        assert 0 <= to_steps(config[group][key], clock, f"{group}.{key}") < total
+    make_optimizer(config, clock)
+    make_loss(config.train.loss)
+    images = ArraySource(np.zeros((1, 32, 32, 3), np.uint8), np.zeros(1, int), ["one"])
+    assert host_transform(config, images).size in ((32, 32), (224, 224))
+
+
+def test_vit_b16_takes_the_data_set_as_its_argument():
+    cifar, imagenet = (load_config(f"{ROOT}/configs/vit_b16.py{argument}") for argument in ("", ":imagenet2012"))
+    assert cifar == load_config(f"{ROOT}/configs/vit_b16.py:cifar10")
+    assert (cifar.data.name, imagenet.data.name) == ("cifar10", "imagenet2012")
+    assert imagenet.data.eval_split == "validation"
+    with pytest.raises(UserError, match="takes cifar10 or imagenet2012, not 'imagenet'"):
+        load_config(f"{ROOT}/configs/vit_b16.py:imagenet")
+
+
+@pytest.mark.parametrize("name", ["cifar10", "digits", "vit_s16_imagenet"])
+def test_an_argument_that_is_not_taken_is_refused(name):
+    with pytest.raises(UserError, match=rf"{name}\.py: get_config\(\) takes 0 positional arguments"):
+        load_config(f"{ROOT}/configs/{name}.py:something")
