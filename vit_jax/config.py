@@ -51,7 +51,7 @@ def default_config() -> ConfigDict:
     c.data.workers = 0  # processes that load; 0 loads in threads of this process
 
     c.augment = ConfigDict()
-    c.augment.crop = "none"  # none, pad (shift within a reflected-in-zero border), random, inception
+    c.augment.crop = "none"  # none, pad (shift within a black border), random, inception
     c.augment.pad = 4  # border of crop="pad" in pixels; crop="random" resizes to image_size + 2 * pad first
     c.augment.area = (0.05, 1.0)  # share of the image's area that crop="inception" takes
     c.augment.aspect = (3 / 4, 4 / 3)  # width / height of that crop
@@ -247,7 +247,8 @@ def resolve(config: ConfigDict) -> ConfigDict:
     types = field_types(architecture(name).module)
     for key, value in fields.items():
         resolved.model[key] = check_field(name, types, key, value)
-    return resolved.lock()
+    resolved.model.lock()
+    return resolved
 
 
 def model_overrides(config: ConfigDict) -> dict[str, object]:

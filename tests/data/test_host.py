@@ -68,6 +68,16 @@ def test_train_is_pure_and_leaves_its_input_alone():
     np.testing.assert_array_equal(image, noise(10, 14))
 
 
+def test_crop_and_affine_map_have_numbers_of_their_own():
+    image, (a, b) = noise(10, 14), random_draws(2)
+    both = np.concatenate([a[:-5], b[-5:]])
+    for crop in ("pad", "random", "inception"):
+        transform = HostTransform((8, 6), crop=crop)
+        np.testing.assert_array_equal(transform.train(image, both), transform.train(image, a))
+    transform = HostTransform((8, 6), affine=Affine(20, 0.2, 10, 0.1))
+    np.testing.assert_array_equal(transform.train(image, both), transform.train(image, b))
+
+
 @pytest.mark.parametrize("choice", [{"crop": "center"}, {"interpolation": "lanczos"}])
 def test_unknown_choices_are_refused(choice):
     with pytest.raises(ValueError, match=r"must be .*not"):
@@ -136,6 +146,8 @@ def test_inception_boxes_fill_their_ranges():
     for values, low, high in ((share, *wide), (aspect, -limit, limit)):
         assert abs(values.mean() - (low + high) / 2) < 0.03 * (high - low)
         assert abs(values.std() - (high - low) / math.sqrt(12)) < 0.03 * (high - low)
+    down, right_by = top / (1000 - (bottom - top)), left / (1000 - (right - left))
+    assert abs(np.corrcoef(down, right_by)[0, 1]) < 0.1
     assert top.min() == left.min() == 0
     assert 995 <= bottom.max() <= 1000
     assert 995 <= right.max() <= 1000

@@ -46,10 +46,11 @@ def test_drop_path_drops_each_branch_of_each_example(normal, random_params):
 
 @pytest.mark.parametrize("field", ["dropout", "attention_dropout"])
 def test_dropout_depends_on_its_key_alone(normal, random_params, field):
+    """The generator is one that compiles fast."""
     x = normal(2, 3, 8)
     variables = {"params": random_params(EncoderBlock(2, 6), x)}
     apply = jax.jit(EncoderBlock(2, 6, **{field: 0.5}).apply)
-    first, again, other = (apply(variables, x, jax.random.key(seed)) for seed in (0, 0, 1))
+    first, again, other = (apply(variables, x, jax.random.key(seed, impl="unsafe_rbg")) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - other).max() > 1e-3
 

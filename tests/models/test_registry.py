@@ -4,7 +4,7 @@ import pytest
 import vit_jax
 from vit_jax.errors import UserError
 from vit_jax.models import create_model, list_models
-from vit_jax.models.registry import architecture, register
+from vit_jax.models.registry import architecture, field_types, register
 from vit_jax.models.vit import VisionTransformer
 
 
@@ -75,21 +75,19 @@ def test_value_of_another_type_is_an_error(field, value, expected):
 
 
 def test_unknown_names_are_errors_that_give_the_nearest():
-    with pytest.raises(UserError, match="no model 'vit_b-16' .did you mean 'vit_b16'.*list_models"):
+    with pytest.raises(UserError, match=r"no model 'vit_b-16' \(did you mean 'vit_b16'\?\).*list_models"):
         create_model("vit_b-16")
-    with pytest.raises(UserError, match="model 'vit_b16' has no field 'drop_paths' .did you mean 'drop_path'"):
+    with pytest.raises(UserError, match=r"model 'vit_b16' has no field 'drop_paths' \(did you mean 'drop_path'\?\)"):
         create_model("vit_b16", drop_paths=0.1)
     with pytest.raises(UserError) as error:
         create_model("qqq")
     assert "did you mean" not in str(error.value)
 
 
-@pytest.mark.parametrize("field", ["name", "parent"])
-def test_linens_own_fields_cannot_be_set(field):
-    with pytest.raises(UserError, match=f"has no field '{field}'"):
-        create_model("vit_b16", **{field: None}) if field == "parent" else vit_jax.models.registry.check_field(
-            "vit_b16", vit_jax.models.registry.field_types(VisionTransformer), field, "x"
-        )
+def test_linens_own_fields_cannot_be_set():
+    assert not {"name", "parent"} & set(field_types(VisionTransformer))
+    with pytest.raises(UserError, match="has no field 'parent'"):
+        create_model("vit_b16", parent=None)
 
 
 def test_a_name_is_registered_once():

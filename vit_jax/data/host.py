@@ -55,6 +55,8 @@ class HostTransform:
     def __post_init__(self):
         if self.crop not in ("none", "pad", "random", "inception"):
             raise ValueError(f"augment.crop must be none, pad, random or inception, not {self.crop!r}")
+        if self.resize is not None and self.resize < min(self.size):
+            raise ValueError(f"data.resize {self.resize} is less than the image size {self.size[0]}x{self.size[1]}")
         if self.interpolation not in INTERPOLATION:
             raise ValueError(
                 f"data.interpolation must be one of {', '.join(INTERPOLATION)}, not {self.interpolation!r}"

@@ -12,6 +12,10 @@ from jaxtyping import Array
 from vit_jax.data.device import Normalisation
 
 
+NO_RANK = 2**31 - 1
+"""The rank of the true class where a logit is NaN: wrong by every measure."""
+
+
 @dataclasses.dataclass(frozen=True)
 class EvalStep:
     """Maps (params, batch) to the loss, the rank of the true class and the predicted class of every row.
@@ -30,12 +34,13 @@ class EvalStep:
         labels = jax.nn.one_hot(batch["label"], logits.shape[-1])
         classes = jnp.arange(logits.shape[-1])
         # Of equal logits the class that comes first ranks first, as argmax has it: a model that tells nothing apart
-        # does not get every example right. Written as "not behind", so that NaN counts as wrong.
-        behind = (logits < true) | ((logits == true) & (classes >= batch["label"][:, None]))
+        # does not get every example right.
+        ahead = (logits > true) | ((logits == true) & (classes < batch["label"][:, None]))
+        predicted = ~jnp.isnan(logits).any(-1)
         return {
             "loss": self.loss(logits, labels),
-            "rank": (~behind).sum(-1),
-            "predicted": jnp.argmax(logits, -1),
+            "rank": jnp.where(predicted, ahead.sum(-1), NO_RANK),
+            "predicted": jnp.where(predicted, jnp.argmax(logits, -1), -1),
             "label": batch["label"],
             "mask": batch["mask"],
         }
@@ -48,7 +53,7 @@ class Results:
     Attributes:
       loss: float64 `[examples]`.
       rank: int `[examples]`, number of classes that score above the true one.
-      predicted: int `[examples]`.
+      predicted: int `[examples]`; -1 where a logit is NaN.
       label: int `[examples]`.
     """
 
@@ -67,9 +72,10 @@ class Results:
         }
 
     def confusion(self, classes: int) -> np.ndarray:
-        """Returns counts int `[true class, predicted class]`."""
+        """Returns counts int `[true class, predicted class]`, of the examples for which something was predicted."""
         counts = np.zeros((classes, classes), np.int64)
-        np.add.at(counts, (self.label, self.predicted), 1)
+        some = self.predicted >= 0
+        np.add.at(counts, (self.label[some], self.predicted[some]), 1)
         return counts
 
 

@@ -94,8 +94,9 @@ def _converted(option: object, value: object) -> object:
         return value
     if typing.get_origin(option) is tuple:
         length = len(typing.get_args(option))
-        pair = (value,) * length if isinstance(value, int) and not isinstance(value, bool) else value
-        fits = isinstance(pair, tuple | list) and len(pair) == length and all(isinstance(v, int) for v in pair)
+        pair = (value,) * length if isinstance(value, int) else value
+        fits = isinstance(pair, tuple | list) and len(pair) == length
+        fits = fits and all(isinstance(v, int) and not isinstance(v, bool) for v in pair)
         return tuple(pair) if fits else _MISMATCH
     if option is type(None):
         return value if value is None else _MISMATCH

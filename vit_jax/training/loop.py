@@ -85,8 +85,8 @@ class Meter:
             for name in ("loss", "gradient_norm"):
                 if not math.isfinite(value[name]):
                     raise UserError(
-                        f"the {name.replace('_', ' ')} is {float(value[name])} at step {step}; stopped; the "
-                        "checkpoints before it are kept. Lower optimizer.lr, lengthen schedule.warmup or set train.clip_norm"
+                        f"the {name.replace('_', ' ')} is {float(value[name])} at step {step}; stopped, and the "
+                        "checkpoints before it kept. Lower optimizer.lr, lengthen schedule.warmup or set clip_norm"
                     )
         return values
 

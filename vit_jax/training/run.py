@@ -6,6 +6,7 @@ import pathlib
 import time
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from vit_jax.config import differences, flatten, resolve
@@ -162,7 +163,7 @@ def evaluate(config: ConfigDict, workdir: str) -> dict[str, float]:
 def write_evaluation(workdir: str, checkpoint: str, results: Results, class_names: list[str]) -> None:
     """Writes metrics, accuracy by class, and the confusion matrix (rows are true classes)."""
     counts = results.confusion(len(class_names))
-    totals = counts.sum(1)
+    totals = np.bincount(results.label, minlength=len(class_names))
     by_class = {
         name: {"accuracy": counts[i, i] / totals[i] if totals[i] else None, "examples": int(totals[i])}
         for i, name in enumerate(class_names)
