@@ -11,7 +11,6 @@ from jaxtyping import Array
 
 from vit_jax.data.device import Normalisation
 
-
 NO_RANK = 2**31 - 1
 """The rank of the true class where a logit is NaN: wrong by every measure."""
 
