@@ -1,5 +1,9 @@
 """The one exception for mistakes that a person can make and mend."""
 
+import contextlib
+import errno
+from collections.abc import Iterator
+
 
 class UserError(Exception):
     """Says in one line what is wrong, where, and what to do.
@@ -13,7 +17,39 @@ class UserError(Exception):
 
 def nearest(name: str, known: list[str]) -> str:
     """Returns " (did you mean 'x'?)" for the known name closest to `name`, or "" where none is close."""
-    import difflib
-
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+@contextlib.contextmanager
+def explained_writes(what: str) -> Iterator[None]:
+    """Turns a write that failed for want of room or permission into one line; other errors pass.
+
+    The libraries below raise such errors in their own types, so the whole chain of causes is looked at.
+
+    Raises:
+      UserError: there is no room, or writing is not allowed.
+    """
+    try:
+        yield
+    except Exception as error:
+        if reason := _why_not_written(error):
+            raise UserError(
+                f"cannot write {what}: {reason}; what was saved before is intact, and the same command continues from it"
+            ) from error
+        raise
+
+
+def _why_not_written(error: BaseException | None) -> str | None:
+    while error is not None:
+        number = getattr(error, "errno", None)
+        if (
+            number in (errno.ENOSPC, errno.EDQUOT)
+            or "No space left" in str(error)
+            or "RESOURCE_EXHAUSTED" in str(error)
+        ):
+            return "no space left on the device"
+        if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+            return "permission denied" if number != errno.EROFS else "the file system is read-only"
+        error = error.__cause__ or error.__context__
+    return None

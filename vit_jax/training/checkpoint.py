@@ -1,7 +1,6 @@
 """Checkpoints: Orbax, asynchronous and atomic, the newest few and the best."""
 
 import dataclasses
-import errno
 
 import jax
 import orbax.checkpoint as ocp
@@ -9,7 +8,7 @@ from absl import logging
 from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
-from vit_jax.errors import UserError
+from vit_jax.errors import UserError, explained_writes
 from vit_jax.training.optimizer import path_name
 from vit_jax.training.state import TrainState
 
@@ -40,8 +39,9 @@ class Checkpoints:
           keep: how many of the newest are kept, beside the best.
           read_only: look, but touch nothing: another process may be saving there.
         """
-        # Orbax warns at every save that has no validation, and at every reading of parameters alone.
-        logging.set_verbosity(logging.ERROR)
+        # Orbax warns at every save that has no validation and at every reading of parameters alone, and prints the
+        # tracebacks of its threads before it raises the error, which `explained_writes` puts in one line.
+        logging.set_verbosity(logging.FATAL)
         self.directory = epath.Path(workdir) / "checkpoints"
         keep_best = policies.BestN(n=1, get_metric_fn=_accuracy, keep_checkpoints_without_metrics=False)
         self.manager = ocp.CheckpointManager(
@@ -75,7 +75,7 @@ class Checkpoints:
         Raises:
           UserError: this or the save before it could not be written, with the reason.
         """
-        with _saying_why(self.directory):
+        with explained_writes(f"a checkpoint in {self.directory}"):
             self.manager.save(
                 int(state.step),
                 args=ocp.args.Composite(
@@ -87,7 +87,7 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Returns when everything is on disk. Raises a `UserError` where it could not be."""
-        with _saying_why(self.directory):
+        with explained_writes(f"a checkpoint in {self.directory}"):
             self.manager.wait_until_finished()
 
     def restore(self, step: int, like: TrainState) -> Restored:
@@ -134,27 +134,3 @@ def require_same_shapes(saved: dict, wanted: dict, where: str) -> None:
             raise UserError(
                 f"{where} is of another model: parameter {name} is {have or 'missing'}, not {want or 'wanted'}"
             )
-
-
-class _saying_why:
-    """Turns a failed write into one line; other errors pass."""
-
-    def __init__(self, directory):
-        self.directory = directory
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, traceback):
-        chain = error
-        while chain is not None:
-            text = str(chain)
-            full = getattr(chain, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text
-            if full or getattr(chain, "errno", None) in (errno.EACCES, errno.EROFS):
-                reason = "no space left on the device" if full else chain.strerror
-                raise UserError(
-                    f"cannot save a checkpoint in {self.directory}: {reason}; what was saved before is intact: "
-                    "make room and run the same command to continue"
-                ) from error
-            chain = chain.__cause__ or chain.__context__
-        return False

@@ -1,11 +1,17 @@
 """What a run writes for people: metrics.jsonl, TensorBoard events, a progress bar, curves.png."""
 
+import contextlib
 import json
 import math
 import os
 import pathlib
+import time
 
-from vit_jax.errors import UserError
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto import event_pb2
+from tensorboardX.summary import scalar
+
+from vit_jax.errors import explained_writes
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -32,38 +38,60 @@ def cut_metrics(workdir: str, step: int) -> None:
         os.replace(replacement, path)
 
 
+class Events:
+    """TensorBoard events, written when they are handed over: no thread whose failure nobody hears of."""
+
+    def __init__(self, directory: pathlib.Path, start: int):
+        directory.mkdir(exist_ok=True)
+        self.writer = EventsWriter(str(directory / "events"))
+        # What an earlier start wrote after this step is hidden.
+        restart = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self.writer.write_event(event_pb2.Event(step=start + 1, session_log=restart, wall_time=time.time()))
+
+    def write(self, step: int, metrics: dict[str, float]) -> None:
+        """Adds the metrics of one step."""
+        for name, value in metrics.items():
+            event = event_pb2.Event(step=step, wall_time=time.time(), summary=scalar(name, value))
+            self.writer.write_event(event)
+        self.writer.flush()
+
+
 class Records:
     """Writes metrics of one run, on the first host only."""
 
     def __init__(self, workdir: str, start: int, writes: bool = True):
-        from tensorboardX import SummaryWriter
+        """Opens the files, without the records after the step `start`.
 
+        Raises:
+          UserError: they cannot be written.
+        """
         self.writes = writes
-        if not writes:
-            return
-        cut_metrics(workdir, start)
-        try:
-            self.file = (pathlib.Path(workdir) / METRICS_FILE).open("a", buffering=1)
-            self.events = SummaryWriter(
-                str(pathlib.Path(workdir) / "tensorboard"), purge_step=start + 1, write_to_disk=True
-            )
-        except OSError as error:
-            raise UserError(f"cannot write metrics in {workdir}: {error.strerror}") from error
+        self.what = f"metrics in {workdir}"
+        if writes:
+            with explained_writes(self.what):
+                cut_metrics(workdir, start)
+                self.file = (pathlib.Path(workdir) / METRICS_FILE).open("a", buffering=1)
+                self.events = Events(pathlib.Path(workdir) / "tensorboard", start)
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
-        """Adds one record. Values that are not finite are written as null, which JSON has."""
+        """Adds one record. Values that are not finite are written as null, which JSON has.
+
+        Raises:
+          UserError: there is no room.
+        """
         if not self.writes:
             return
         finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-        self.file.write(json.dumps({"step": step, **finite}) + "\n")
-        for name, value in metrics.items():
-            self.events.add_scalar(name, value, step)
+        with explained_writes(self.what):
+            self.file.write(json.dumps({"step": step, **finite}) + "\n")
+            self.events.write(step, metrics)
 
     def close(self) -> None:
-        """Flushes and closes the files."""
+        """Closes the files. Every record has been flushed as it was written."""
         if self.writes:
-            self.file.close()
-            self.events.close()
+            with contextlib.suppress(OSError):
+                self.file.close()
+                self.events.writer.close()
 
 
 def draw_curves(workdir: str) -> pathlib.Path | None:
