@@ -35,7 +35,7 @@ def explained_writes(what: str) -> Iterator[None]:
     except Exception as error:
         if reason := _why_not_written(error):
             raise UserError(
-                f"cannot write {what}: {reason}; what was saved before is intact, and the same command continues from it"
+                f"cannot write {what}: {reason}; what was saved before is intact; the same command continues"
             ) from error
         raise
 

@@ -3,6 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vit_jax.layers.attention import Attention
+from vit_jax.layers.mlp import Mlp
+from vit_jax.layers.norm import LayerNorm
 from vit_jax.layers.pooling import MapPool
 
 
@@ -14,6 +17,17 @@ def pool():
 @pytest.fixture
 def variables(random_params):
     return {"params": random_params(MapPool(heads=2, mlp_dim=6), np.ones((1, 3, 8), np.float32))}
+
+
+def test_is_attention_of_the_probe_and_a_residual_mlp(normal, pool, variables):
+    tokens, params = normal(2, 5, 8), variables["params"]
+
+    def equation(tokens):
+        x = Attention(2).apply({"params": params["attention"]}, tokens, queries=np.repeat(params["probe"], 2, axis=0))
+        y = LayerNorm().apply({"params": params["norm"]}, x)
+        return (x + Mlp(6).apply({"params": params["mlp"]}, y))[:, 0]
+
+    np.testing.assert_allclose(pool(variables, tokens), jax.jit(equation)(tokens), rtol=1e-5, atol=1e-5)
 
 
 def test_ignores_the_order_of_the_tokens(normal, pool, variables):

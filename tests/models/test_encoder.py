@@ -46,6 +46,27 @@ def test_remat_and_scan_change_nothing_in_training(params, loop, remat, scan_lay
     jax.tree.map(lambda actual, expected: assert_close(actual, expected, 5e-6), gradients, loop[1])
 
 
+def saved_for_backward(images, **fields):
+    """Returns the number of floats that the forward pass keeps for the backward pass."""
+    encoder = Encoder(**FIELDS, **fields)
+    x = jax.ShapeDtypeStruct((images, *X.shape[1:]), X.dtype)
+    params = jax.eval_shape(lambda key, x: encoder.init(key, x, False), jax.random.key(0), x)
+    pull_back = jax.eval_shape(lambda *args: jax.vjp(lambda p, x: encoder.apply(p, x, True)[0], *args)[1], params, x)
+    return sum(leaf.size for leaf in jax.tree.leaves(pull_back))
+
+
+@pytest.mark.parametrize("scan_layers", [False, True])
+def test_remat_keeps_less(scan_layers):
+    """With "full", each block's input alone."""
+    none, dots, full = (
+        saved_for_backward(2, remat=remat, scan_layers=scan_layers)
+        - saved_for_backward(1, remat=remat, scan_layers=scan_layers)
+        for remat in ("none", "dots", "full")
+    )
+    assert full == FIELDS["depth"] * X[0].size
+    assert full < dots < none
+
+
 def test_scan_changes_nothing_in_evaluation(params):
     """Nothing is dropped, so the result is that of the blocks in turn."""
     y, outputs = jax.jit(
