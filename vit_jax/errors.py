@@ -1,6 +1,7 @@
 """The one exception for mistakes that a person can make and mend."""
 
 import contextlib
+import difflib
 import errno
 from collections.abc import Iterator
 

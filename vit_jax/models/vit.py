@@ -73,6 +73,9 @@ class VisionTransformer(nn.Module):
         for field, choices in CHOICES.items():
             if getattr(self, field) not in choices:
                 raise ValueError(f"{field} must be one of {', '.join(choices)}, not {getattr(self, field)!r}")
+        for field in ("dropout", "attention_dropout", "drop_path"):
+            if not 0 <= getattr(self, field) < 1:
+                raise ValueError(f"{field} must be at least 0 and less than 1, not {getattr(self, field)}")
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         self.patch_embed = PatchEmbed(self.patch_size, self.width, **types)
         if self.has_cls:
@@ -88,13 +91,14 @@ class VisionTransformer(nn.Module):
         if self.pool == "map":
             self.map_pool = MapPool(self.heads, self.mlp_dim, self.gelu, self.norm_epsilon, **types)
         if self.hidden_width:
-            self.pre_logits_dense = Dense(self.hidden_width, name="pre_logits", **types)
+            self.pre_logits_dense = Dense(self.hidden_width, name="pre_logits", out_dtype="float32", **types)
         if self.num_classes:
             self.head_dense = Dense(
                 self.num_classes,
                 name="head",
                 kernel_init=nn.initializers.zeros,
                 bias_init=nn.initializers.constant(self.head_bias),
+                out_dtype="float32",
                 **types,
             )
 
@@ -118,7 +122,7 @@ class VisionTransformer(nn.Module):
     ) -> Float[Array, "batch classes"]:
         """Returns the logits, float32; without classes (`num_classes=0`) the embedding."""
         x = self.embed(images, train)
-        return self.head_dense(x).astype(jnp.float32) if self.num_classes else x
+        return self.head_dense(x) if self.num_classes else x
 
     def embed(self, images: Float[Array, "batch height width 3"], train: bool = False) -> Float[Array, "batch width"]:
         """Returns the pooled vector before the head, pre-logits layer included."""
