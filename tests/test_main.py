@@ -44,6 +44,9 @@ def fails(capsys, *arguments) -> str:
         ([DIGITS, "--workdir=/proc/none"], "cannot write to workdir '/proc/none'"),
         ([DIGITS, "--mode=eval", "--workdir={tmp}"], "holds no checkpoint to evaluate"),
         ([DIGITS, "--config.init_from={tmp}"], "is no workdir with checkpoints"),
+        ([DIGITS, "--worddir=x"], "unrecognized arguments: --worddir=x"),
+        ([DIGITS, "--mode=evaluate"], "argument --mode: invalid choice: 'evaluate'"),
+        (["--config=README.md"], "config file 'README.md' is no Python file"),
         ([DIGITS, "--config.optimizer.lr"], "--config.optimizer.lr lacks its value"),
     ],
 )

@@ -1,6 +1,7 @@
 """Every config key, its default and what it means; and the strict reading of config files and overrides."""
 
 import ast
+import dataclasses
 import functools
 import importlib.util
 import json
@@ -76,13 +77,13 @@ def default_config() -> ConfigDict:
     c.train.early_stopping = cd.placeholder(str)  # stop after this long without a better val/top1
 
     c.optimizer = ConfigDict()
-    c.optimizer.name = "adamw"  # adamw, sgd (momentum) or muon (kernels by Muon, everything else by AdamW)
+    c.optimizer.name = "adamw"  # adamw, sgd (momentum) or muon (the encoder's kernels; the rest by NAdamW)
     c.optimizer.lr = 1e-3  # the schedule's peak
-    c.optimizer.weight_decay = 0.0  # times the learning rate, on kernels only
-    c.optimizer.momentum = 0.9  # of sgd; of muon 0.95 is usual
-    c.optimizer.betas = (0.9, 0.999)
-    c.optimizer.eps = 1e-8
-    c.optimizer.adam_lr = cd.placeholder(float)  # muon: peak learning rate of the AdamW part; None is the same as lr
+    c.optimizer.weight_decay = 0.0  # times the learning rate, on kernels only; with muon on the encoder's
+    c.optimizer.momentum = 0.9  # of sgd and muon, where 0.95 is usual
+    c.optimizer.betas = (0.9, 0.999)  # of adamw, and of muon's NAdamW
+    c.optimizer.eps = 1e-8  # likewise
+    c.optimizer.adam_lr = cd.placeholder(float)  # muon: peak rate of the NAdamW part; None is lr
     c.optimizer.momentum_dtype = "float32"  # storage of the first moment; bfloat16 halves its memory
 
     c.schedule = ConfigDict()
@@ -137,27 +138,29 @@ def load_config(spec: str) -> ConfigDict:
             [str(p) for p in pathlib.Path(path).parent.glob("*.py")] if pathlib.Path(path).parent.is_dir() else []
         )
         raise UserError(f"no config file {path!r}{nearest(path, siblings)}")
+    if not path.endswith(".py"):
+        raise UserError(f"config file {path!r} is no Python file")
     module_spec = importlib.util.spec_from_file_location("vit_jax_config", path)
     module = importlib.util.module_from_spec(module_spec)
     try:
         module_spec.loader.exec_module(module)
     except SyntaxError as error:
         raise UserError(f"{path}:{error.lineno}: {error.msg}") from error
-    except _MISTAKES as error:
+    except UserError:
+        raise
+    except Exception as error:
         raise UserError(f"{path}: {_config_file_mistake(error)}") from error
     if not hasattr(module, "get_config"):
         raise UserError(f"{path} defines no get_config()")
     try:
         config = module.get_config(argument) if argument else module.get_config()
-    except _MISTAKES as error:
+    except UserError:
+        raise
+    except Exception as error:
         raise UserError(f"{path}: {_config_file_mistake(error)}") from error
     if not isinstance(config, ConfigDict):
         raise UserError(f"{path}: get_config() must return the config, not {config!r}")
     return config
-
-
-_MISTAKES = (AttributeError, ImportError, LookupError, NameError, TypeError, ValueError)
-"""What Python raises where a config file is wrong."""
 
 
 def _config_file_mistake(error: Exception) -> str:
@@ -219,6 +222,43 @@ def _typed(key: str, expected: type, value: object) -> object:
     return value
 
 
+BOUNDS = {
+    "seed": (0, 2**32 - 1),
+    "data.image_size": (1, None),
+    "data.resize": (1, None),
+    "data.std": (1e-6, None),
+    "data.workers": (0, None),
+    "augment.pad": (0, None),
+    "augment.area": (1e-6, 1),
+    "augment.aspect": (1e-3, 1e3),
+    "augment.mixup": (0, None),
+    "augment.cutmix": (0, None),
+    "train.batch_size": (1, None),
+    "train.accumulate": (1, None),
+    "train.label_smoothing": (0, 1),
+    "train.clip_norm": (1e-12, None),
+    "train.ema_decay": (0, 1),
+    "optimizer.lr": (0, None),
+    "optimizer.weight_decay": (0, None),
+    "optimizer.momentum": (0, 1),
+    "optimizer.betas": (0, 1),
+    "optimizer.adam_lr": (0, None),
+    "eval.batch_size": (1, None),
+    "checkpoint.keep": (1, None),
+}
+"""Smallest and largest values, both allowed, of the keys that have such."""
+
+
+def _within_bounds(key: str, value: object) -> object:
+    lowest, highest = BOUNDS.get(key, (None, None))
+    for number in value if isinstance(value, tuple) else (value,):
+        if number is not None and lowest is not None and not number >= lowest:
+            raise UserError(f"config key {key!r} must be at least {lowest}, not {value!r}")
+        if number is not None and highest is not None and not number <= highest:
+            raise UserError(f"config key {key!r} must be at most {highest}, not {value!r}")
+    return value
+
+
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
@@ -242,7 +282,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
         if key not in known:
             raise UserError(f"unknown config key {key!r}{nearest(key, known)}")
         group = functools.reduce(lambda inner, name: inner[name], groups, resolved)
-        group[last] = _typed(key, group.get_type(last), value)
+        group[last] = _within_bounds(key, _typed(key, group.get_type(last), value))
     name = resolved.model.name
     types = field_types(architecture(name).module)
     for key, value in fields.items():
@@ -280,6 +320,7 @@ def _flatten_into(flat: dict[str, object], key: str, value: object) -> None:
 
 def differences(saved: dict[str, object], new: dict[str, object]) -> tuple[list[str], list[str]]:
     """Returns what differs between two flattened configs: lines that a continued run may ignore, and the others."""
+    saved, new = _completed(saved), _completed(new)
     allowed, refused = [], []
     for key in sorted(saved.keys() | new.keys()):
         old_value, new_value = saved.get(key), new.get(key)
@@ -287,3 +328,11 @@ def differences(saved: dict[str, object], new: dict[str, object]) -> tuple[list[
             free = any(key == free or key.startswith(free + ".") for free in MATHEMATICS_FREE)
             (allowed if free else refused).append(f"{key} was {old_value!r}, is {new_value!r}")
     return allowed, refused
+
+
+def _completed(flat: dict[str, object]) -> dict[str, object]:
+    """Returns a flattened config with every default filled in, the architecture's too."""
+    arch = architecture(flat["model.name"])
+    model = {field.name: field.default for field in dataclasses.fields(arch.module)} | arch.fields
+    model = {f"model.{name}": model[name] for name in field_types(arch.module) if name != "num_classes"}
+    return {**flatten(default_config()), **json.loads(json.dumps(model)), **flat}

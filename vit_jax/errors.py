@@ -44,11 +44,7 @@ def explained_writes(what: str) -> Iterator[None]:
 def _why_not_written(error: BaseException | None) -> str | None:
     while error is not None:
         number = getattr(error, "errno", None)
-        if (
-            number in (errno.ENOSPC, errno.EDQUOT)
-            or "No space left" in str(error)
-            or "RESOURCE_EXHAUSTED" in str(error)
-        ):
+        if number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error) or "ENOSPC" in str(error):
             return "no space left on the device"
         if number in (errno.EACCES, errno.EPERM, errno.EROFS):
             return "permission denied" if number != errno.EROFS else "the file system is read-only"

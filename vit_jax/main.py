@@ -12,13 +12,20 @@ STARTED = time.perf_counter()
 MODES = ("train", "eval", "preview", "summary")
 
 
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose complaints are those of the other mistakes: one line, status 1."""
+
+    def error(self, message: str):
+        raise UserError(f"{message}; see --help")
+
+
 def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[tuple[str, str]]]:
     """Returns the flags and the config overrides of a command line.
 
     Raises:
       UserError: a flag is unknown or lacks its value.
     """
-    parser = argparse.ArgumentParser(prog="python -m vit_jax.main", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog="python -m vit_jax.main", description=__doc__, allow_abbrev=False)
     parser.add_argument("--config", required=True, metavar="FILE[:ARGUMENT]", help="a config file, and what it takes")
     parser.add_argument("--workdir", help="where the run lives (default: runs/<config name>)")
     parser.add_argument("--mode", choices=MODES, default="train", help="default: train, which also continues")
@@ -77,6 +84,9 @@ def main(arguments: list[str] | None = None) -> int:
     except Interrupted as interrupted:
         print(interrupted, file=sys.stderr)
         return interrupted.status
+    except KeyboardInterrupt:
+        print("interrupted before training began; nothing is lost", file=sys.stderr)
+        return 130
     except UserError as error:
         if "--debug" in arguments:
             raise

@@ -131,6 +131,24 @@ def test_sigterm_saves_first_and_the_run_continues(config, unbroken, tmp_path, m
     assert_equal_trees(state, unbroken)
 
 
+def test_a_signal_during_evaluation_saves_too(config, tmp_path, monkeypatch):
+    import signal
+
+    import vit_jax.training.loop as loop
+
+    measure = loop.measure
+
+    def measure_and_signal(*arguments):
+        signal.raise_signal(signal.SIGTERM)
+        return measure(*arguments)
+
+    monkeypatch.setattr(loop, "measure", measure_and_signal)
+    config.eval.every, config.checkpoint.every = "3 steps", "100 steps"
+    with pytest.raises(Interrupted, match="saved step 3"):
+        train(config, workdir=str(tmp_path))
+    assert Checkpoints(str(tmp_path)).latest() == 3
+
+
 def test_a_loss_that_is_not_finite_stops_with_the_step_and_keeps_the_checkpoint(config, tmp_path):
     config.optimizer.name = "sgd"
     config.optimizer.lr = 1e30
@@ -149,13 +167,14 @@ def test_early_stopping_needs_a_validation_split(config, tmp_path):
 
 
 def test_early_stopping_stops_and_the_best_checkpoint_outlives_the_newest(config, tmp_path, monkeypatch):
-    """The validation accuracy is made to fall from step 8 on; patience is 12 steps."""
+    """The validation accuracy is made to fall or stay from step 8 on; patience is 12 steps."""
     config.train.duration = "60 steps"
     config.data.train_split, config.data.val_split = "train[:80%]", "train[80%:]"
     config.train.early_stopping = "12 steps"
-    config.eval.every = config.checkpoint.every = "4 steps"
+    config.eval.every = "4 steps"
+    config.checkpoint.every = "16 steps"
     config.train.log_every = "20 steps"
-    accuracies = {4: 0.5, 8: 0.9, 12: 0.8, 16: 0.7, 20: 0.6}
+    accuracies = {4: 0.5, 8: 0.9, 12: 0.8, 16: 0.9, 20: 0.6}
 
     class Measured:
         def __init__(self, step):
@@ -167,9 +186,19 @@ def test_early_stopping_stops_and_the_best_checkpoint_outlives_the_newest(config
     monkeypatch.setattr("vit_jax.training.loop.measure", lambda experiment, state, source: Measured(int(state.step)))
     state, _ = train(config, workdir=str(tmp_path))
     assert int(state.step) == 20
+    again, _ = train(config, workdir=str(tmp_path))
+    assert int(again.step) == 20
     saved = Checkpoints(str(tmp_path))
     assert saved.best() == 8
     assert set(saved.manager.all_steps()) == {8, 16, 20}
+
+
+@pytest.mark.parametrize("key", ["train_split", "eval_split"])
+def test_a_validation_split_shares_nothing(config, tmp_path, key):
+    config.data.train_split, config.data.val_split = "train[:80%]", "train[80%:]"
+    config.data[key] = "train[:90%]"
+    with pytest.raises(UserError, match=f"shares examples with data.{key}"):
+        train(config, workdir=str(tmp_path))
 
 
 def test_evaluation_mode_uses_the_average_and_writes_classes_and_confusion(config, unbroken, tmp_path, capsys):
@@ -184,6 +213,21 @@ def test_evaluation_mode_uses_the_average_and_writes_classes_and_confusion(confi
     counts = np.array([[int(v) for v in row.split(",")[1:]] for row in rows])
     assert counts.sum() == 360
     assert np.isclose(np.trace(counts) / 360, metrics["top1"])
+
+
+def test_evaluation_finds_a_relative_workdir_and_says_what_it_took(config, unbroken, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    config.model.gelu = "exact"
+    evaluate(config, "unbroken")
+    out = capsys.readouterr().out
+    assert "parameters of unbroken, step 12, averaged" in out
+    assert "unlike that run: model.gelu was 'tanh', is 'exact'" in out
+
+
+def test_a_damaged_checkpoint_is_named(config, unbroken, tmp_path):
+    (tmp_path / "unbroken" / "checkpoints" / "12" / "run" / "metadata").write_text('{"pos')
+    with pytest.raises(UserError, match=r"checkpoints/12 is damaged .* move it away"):
+        train(config, workdir=str(tmp_path / "unbroken"))
 
 
 def test_init_from_another_run_starts_at_its_parameters(config, unbroken, tmp_path):
@@ -210,13 +254,37 @@ def test_arrays_in_place_of_a_named_set(config, tmp_path):
     assert 0 <= metrics["eval/top1"] <= 1
 
 
+def test_own_data_are_not_mixed_with_a_named_set(config, tmp_path):
+    digits = digits_source("train[:128]")
+    mine = ArraySource(digits.images, digits.labels % 3, ["a", "b", "c"])
+    with pytest.raises(UserError, match="pass `evaluate` too"):
+        train(config, mine, workdir=str(tmp_path))
+    with pytest.raises(UserError, match="the classes of the evaluation data"):
+        train(config, mine, digits, workdir=str(tmp_path))
+    with pytest.raises(UserError, match="training source is empty"):
+        train(config, ArraySource(digits.images[:0], digits.labels[:0], ["a"]), mine, workdir=str(tmp_path))
+
+
+def test_continuing_with_other_data_is_refused(config, tmp_path):
+    digits, fewer = digits_source("train[:128]"), digits_source("train[:96]")
+    train(config, digits, digits, workdir=str(tmp_path))
+    with pytest.raises(UserError, match="data examples was 128, is 96"):
+        train(config, fewer, digits, workdir=str(tmp_path))
+
+
+def test_an_architectures_own_default_written_out_is_no_difference(config, unbroken, tmp_path):
+    config.model.gelu = "tanh"
+    state, _ = train(config, workdir=str(tmp_path / "unbroken"))
+    assert_equal_trees(state, unbroken)
+
+
 def test_a_full_disk_is_one_line_and_what_was_saved_stays(config, tmp_path, monkeypatch):
     original = Checkpoints.save
 
-    def save(self, state, *rest):
-        if int(state.step) == 8:
+    def save(self, state, step, *rest):
+        if step == 8:
             monkeypatch.setattr(self.manager, "save", full)
-        original(self, state, *rest)
+        original(self, state, step, *rest)
 
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")

@@ -67,7 +67,7 @@ def test_masked_rows_neither_count_nor_train(config, one_device):
     """A batch whose second half is masked acts as the first half alone."""
     config.mesh.data = 1
     config.model.dropout = 0.0
-    config.augment.mixup = 0.0
+    config.augment.cutmix = 1.0
     experiment = build(resolve(config), devices=one_device)
     batch = experiment.train_batches()(0)
     results = []
@@ -108,6 +108,12 @@ def test_ema_is_the_decayed_average(config, one_device):
         ("train.duration", "0.1 steps", r"less than one step"),
         ("augment.crop", "centre", r"augment.crop must be"),
         ("model.num_classes", 7, r"num_classes is 7, but digits has 10"),
+        ("eval.every", "0 steps", r"eval.every '0 steps' is less than one step"),
+        ("model.heads", 0, r"heads must be at least 1"),
+        ("model.dtype", "bflaot16", r"model.dtype must be one of .*did you mean 'bfloat16'"),
+        ("train.accumulate", 0, r"'train.accumulate' must be at least 1, not 0"),
+        ("optimizer.betas", (0.9, 1.5), r"'optimizer.betas' must be at most 1"),
+        ("optimizer.momentum", 0.5, r"optimizer 'adamw' has no such thing"),
         ("model.heads", 3, r"width 16 is not a multiple of 3 heads"),
     ],
 )
@@ -115,4 +121,4 @@ def test_what_does_not_fit_is_one_line(config, key, value, message):
     group, name = key.split(".")
     config[group][name] = value
     with pytest.raises(UserError, match=message):
-        build(resolve(config))
+        build(resolve(config)).steps("eval.every")

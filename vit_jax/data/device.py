@@ -4,7 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +40,13 @@ class DeviceAugment:
     mixup: float = 0.0
     cutmix: float = 0.0
 
-    def __call__(self, key: jax.Array, images: Array, labels: Int[Array, "batch"]):
-        """Returns float32 images `[batch, h, w, 3]` and label weights `[batch, classes]` that sum to 1."""
+    def __call__(
+        self, key: jax.Array, images: Array, labels: Int[Array, "batch"], mask: Bool[Array, "batch"] | None = None
+    ):
+        """Returns float32 images `[batch, h, w, 3]` and label weights `[batch, classes]` that sum to 1.
+
+        A row whose partner in mixing is masked keeps its own pixels and label.
+        """
         flip_key, mix_key = jax.random.split(key)
         if self.flip:
             flipped = jax.random.bernoulli(flip_key, shape=(images.shape[0], 1, 1, 1))
@@ -49,7 +54,15 @@ class DeviceAugment:
         images, labels = self.normalisation(images), jax.nn.one_hot(labels, self.num_classes)
         if not (self.mixup or self.cutmix):
             return images, labels
-        choice_key, mix_key = jax.random.split(mix_key)
+        mixed = self.mixed(mix_key, images, labels)
+        if mask is None:
+            return mixed
+        partner = mask[::-1]
+        return jnp.where(partner[:, None, None, None], mixed[0], images), jnp.where(partner[:, None], mixed[1], labels)
+
+    def mixed(self, key: jax.Array, images: Float[Array, "b h w c"], labels: Float[Array, "b classes"]):
+        """Returns the batch mixed with itself in reverse order, by mixup or cutmix."""
+        choice_key, mix_key = jax.random.split(key)
         if not self.cutmix:
             return mixup(mix_key, images, labels, self.mixup)
         if not self.mixup:

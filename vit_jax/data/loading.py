@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+import signal
 from collections.abc import Iterator
 
 import grain
@@ -87,5 +88,11 @@ def iterate(batches: TrainBatches | EvalBatches, start: int, stop: int, workers:
     dataset = grain.MapDataset.range(start, stop).map(batches).to_iter_dataset(reading)
     if workers:
         flags.FLAGS.mark_as_parsed()  # grain's processes read absl flags, which no command of ours parses
-        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2))
+        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+        dataset = dataset.mp_prefetch(options, worker_init_fn=_leave_interrupts_to_parent)
     return iter(dataset)
+
+
+def _leave_interrupts_to_parent(index: int, count: int) -> None:
+    """Ctrl-C reaches every process of the terminal; the training process saves first and then ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -125,6 +125,23 @@ def digits_source(split: str) -> ArraySource:
     return ArraySource(images, digits.target[chosen].astype(np.int32), [str(i) for i in range(10)])
 
 
+def splits_overlap(name: str, one: str, other: str, directory: str | None = None) -> bool:
+    """Returns whether two splits of a set share examples.
+
+    Raises:
+      UserError: there is no such set or split, or it has not been prepared.
+    """
+    lengths = _split_lengths(name, directory)
+    parts = [[split_range(part, lengths) for part in split.split("+")] for split in (one, other)]
+    return any(a == b and range(max(x.start, y.start), min(x.stop, y.stop)) for a, x in parts[0] for b, y in parts[1])
+
+
+def _split_lengths(name: str, directory: str | None) -> dict[str, int]:
+    if name == "digits":
+        return {split: len(digits_source(split)) for split in ("train", "test")}
+    return {split: info.num_examples for split, info in _prepared_builder(name, directory).info.splits.items()}
+
+
 IN_MEMORY_BYTES = 2**31
 """A set whose decoded images need less than this is kept in memory."""
 

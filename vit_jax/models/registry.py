@@ -79,12 +79,17 @@ def check_field(model: str, fields: dict[str, object], key: str, value: object) 
     options = (
         typing.get_args(expected) if isinstance(expected, types.UnionType | typing._UnionGenericAlias) else (expected,)
     )
+    if key.endswith("dtype") and value not in DTYPES:
+        raise UserError(f"model.{key} must be one of {', '.join(DTYPES)}, not {value!r}{nearest(str(value), DTYPES)}")
     for option in options:
         converted = _converted(option, value)
         if converted is not _MISMATCH:
             return converted
     raise UserError(f"model.{key} must be {describe(expected)}, not {value!r}")
 
+
+DTYPES = ["float32", "bfloat16", "float16"]
+"""The types that a config may compute and store in."""
 
 _MISMATCH = object()
 

@@ -73,6 +73,11 @@ class VisionTransformer(nn.Module):
         for field, choices in CHOICES.items():
             if getattr(self, field) not in choices:
                 raise ValueError(f"{field} must be one of {', '.join(choices)}, not {getattr(self, field)!r}")
+        for field in ("width", "depth", "heads", "mlp_dim"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field} must be at least 1, not {getattr(self, field)}")
+        if min(self.patch_size) < 1 or self.registers < 0:
+            raise ValueError(f"patch_size {self.patch_size} must be positive, registers {self.registers} not negative")
         for field in ("dropout", "attention_dropout", "drop_path"):
             if not 0 <= getattr(self, field) < 1:
                 raise ValueError(f"{field} must be at least 0 and less than 1, not {getattr(self, field)}")

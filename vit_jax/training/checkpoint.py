@@ -1,6 +1,8 @@
 """Checkpoints: Orbax, asynchronous and atomic, the newest few and the best."""
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 
 import jax
 import orbax.checkpoint as ocp
@@ -42,10 +44,10 @@ class Checkpoints:
         # Orbax warns at every save that has no validation and at every reading of parameters alone, and prints the
         # tracebacks of its threads before it raises the error, which `explained_writes` puts in one line.
         logging.set_verbosity(logging.FATAL)
-        self.directory = epath.Path(workdir) / "checkpoints"
+        self.directory = epath.Path(workdir).absolute() / "checkpoints"
         keep_best = policies.BestN(n=1, get_metric_fn=_accuracy, keep_checkpoints_without_metrics=False)
         self.manager = ocp.CheckpointManager(
-            self.directory.absolute() if "://" not in str(self.directory) else self.directory,
+            self.directory,
             item_names=("state", "run"),
             options=ocp.CheckpointManagerOptions(
                 # Without best_fn the accuracies would be neither written nor read, and the best forgotten on restart.
@@ -65,7 +67,7 @@ class Checkpoints:
         """Returns the step that was best on the validation split, or None where none was measured."""
         return self.manager.best_step()
 
-    def save(self, state: TrainState, position: int, facts: dict, validation: dict | None = None) -> None:
+    def save(self, state: TrainState, step: int, position: int, facts: dict, validation: dict | None = None) -> None:
         """Starts saving; returns once the state may be overwritten.
 
         Args:
@@ -77,7 +79,7 @@ class Checkpoints:
         """
         with explained_writes(f"a checkpoint in {self.directory}"):
             self.manager.save(
-                int(state.step),
+                step,
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave(state), run=ocp.args.JsonSave({"position": position, **facts})
                 ),
@@ -93,28 +95,43 @@ class Checkpoints:
     def restore(self, step: int, like: TrainState) -> Restored:
         """Returns the state of a step, laid out as `like`: abstract arrays with shardings."""
         args = ocp.args.Composite(state=ocp.args.StandardRestore(like), run=ocp.args.JsonRestore())
-        restored = self.manager.restore(step, args=args)
+        with self.explained_damage(step):
+            restored = self.manager.restore(step, args=args)
         run = dict(restored["run"])
         return Restored(restored["state"], run.pop("position"), run)
 
-    def restore_params(self, step: int, like: dict) -> dict:
-        """Returns the parameters of a step that evaluation uses: their average where one was kept.
+    def restore_params(self, step: int, like: dict) -> tuple[dict, bool]:
+        """Returns the parameters of a step that evaluation uses, and whether they are an average.
 
         Raises:
           UserError: names or shapes are not those of `like`.
         """
         directory = self.directory / str(step) / "state"
-        with ocp.PyTreeCheckpointer() as checkpointer:
+        with ocp.PyTreeCheckpointer() as checkpointer, self.explained_damage(step):
             saved = checkpointer.metadata(directory).item_metadata.tree
             name = "ema_params" if saved.get("ema_params") else "params"
             require_same_shapes(saved[name], like, f"step {step} in {self.directory}")
             restore_args = ocp.checkpoint_utils.construct_restore_args({name: like})
             args = ocp.args.PyTreeRestore(item={name: like}, restore_args=restore_args, partial_restore=True)
-            return checkpointer.restore(directory, args=args)[name]
+            return checkpointer.restore(directory, args=args)[name], name == "ema_params"
 
     def facts(self, step: int) -> dict:
         """Returns what was saved beside the state of a step."""
-        return dict(self.manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"])
+        with self.explained_damage(step):
+            return dict(self.manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"])
+
+    @contextlib.contextmanager
+    def explained_damage(self, step: int) -> Iterator[None]:
+        """Turns whatever Orbax raises for a checkpoint that it cannot read into one line."""
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(
+                f"checkpoint {self.directory / str(step)} is damaged ({type(error).__name__}: {str(error)[:100]}); "
+                "move it away to continue from the one before"
+            ) from error
 
     def close(self) -> None:
         """Waits for the last save and lets go."""

@@ -60,9 +60,16 @@ class Experiment:
     shardings: TrainState
 
     def steps(self, key: str) -> int:
-        """Returns the duration of a dotted config key in steps, at least 1."""
+        """Returns the duration of a dotted config key in steps.
+
+        Raises:
+          UserError: it is less than one step.
+        """
         group, name = key.split(".")
-        return max(to_steps(self.config[group][name], self.clock, key), 1)
+        steps = to_steps(self.config[group][name], self.clock, key)
+        if steps < 1:
+            raise UserError(f"{key} {self.config[group][name]!r} is less than one step; for never, take 200%")
+        return steps
 
     def train_batches(self) -> TrainBatches:
         """Returns this host's training batches by position."""
@@ -109,7 +116,10 @@ def build(config: ConfigDict, source: Source | None = None, devices: Sequence[ja
     Raises:
       UserError: parts of the config do not fit together.
     """
-    source = source or open_source(config.data.name, config.data.train_split, config.data.dir)
+    if source is None:
+        source = open_source(config.data.name, config.data.train_split, config.data.dir)
+    if not len(source):
+        raise UserError("there is nothing to train on: the training source is empty")
     mesh = make_mesh(config.mesh, devices)
     divisor = batch_divisor(mesh) * config.train.accumulate
     require_divisible(config.train.batch_size, divisor, "train.batch_size")
@@ -173,7 +183,7 @@ def build_model(config: ConfigDict, source: Source, size: tuple[int, int]) -> nn
     model = create_model(config.model.name, **overrides)
     try:
         jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *size, 3), jnp.float32))
-    except ValueError as error:
+    except (ValueError, TypeError, ZeroDivisionError) as error:
         raise UserError(f"model {config.model.name} on {size[0]}x{size[1]} images: {error}") from error
     return model
 

@@ -4,11 +4,12 @@ import math
 import signal
 import sys
 import time
+from collections.abc import Iterator
 
 import jax
 from tqdm import tqdm
 
-from vit_jax.data.loading import iterate
+from vit_jax.data.loading import Batch, iterate
 from vit_jax.data.sources import Source
 from vit_jax.errors import UserError
 from vit_jax.evaluation.classification import Results, evaluate
@@ -62,12 +63,17 @@ class Meter:
 
     def add(self, step: int, metrics: dict) -> None:
         """Takes the metrics of a step that has just been started, still on the device."""
-        now = time.perf_counter()
-        if self.mark is not None:
-            self.seconds += now - self.mark
-            self.timed_steps += 1
-        self.mark = now
+        self.timed_steps += self.mark is not None
+        self.count_time()
+        self.mark = time.perf_counter()
         self.waiting.append((step, metrics))
+
+    def count_time(self) -> None:
+        """Adds the time since the last mark, if any, to that of the training."""
+        if self.mark is not None:
+            now = time.perf_counter()
+            self.seconds += now - self.mark
+            self.mark = now
 
     def pause(self) -> None:
         """Leaves what happens until the next step out of the training speed."""
@@ -81,12 +87,14 @@ class Meter:
         """
         taken = [(step, metrics) for step, metrics in self.waiting if upto is None or step <= upto]
         values = jax.device_get([metrics for _, metrics in taken])
+        self.count_time()
         for (step, _), value in zip(taken, values, strict=True):
-            for name in ("loss", "gradient_norm"):
+            for name in ("loss", "gradient_norm", "parameter_norm"):
                 if not math.isfinite(value[name]):
                     raise UserError(
                         f"the {name.replace('_', ' ')} is {float(value[name])} at step {step}; stopped, and the "
-                        "checkpoints before it kept. Lower optimizer.lr, lengthen schedule.warmup or set clip_norm"
+                        "checkpoints before it kept. Lower optimizer.lr, lengthen schedule.warmup or set "
+                        "train.clip_norm, with another --workdir"
                     )
         return values
 
@@ -133,7 +141,7 @@ class Loop:
         self.position = position
         self.best: dict | None = facts.get("best")
         self.started = started or time.perf_counter()
-        self.validated: dict[int, dict] = {}
+        self.saved: int | None = None
         self.metrics: dict[str, float] = {}
         self.meter = Meter(experiment.config.train.batch_size)
         self.every = {key: experiment.steps(key) for key in ("train.log_every", "eval.every", "checkpoint.every")}
@@ -151,38 +159,51 @@ class Loop:
         workers, layout = self.experiment.config.data.workers, batch_sharding(self.experiment.mesh)
         stop_position = self.position + total - first + 1
         batches = iterate(self.experiment.train_batches(), self.position, stop_position, workers)
+        if self.out_of_patience(first - 1):
+            return state, self.metrics
         # `disable=None`: no bar where there is no terminal; then `log` prints lines instead.
         bar = tqdm(total=total, initial=first - 1, unit="step", dynamic_ncols=True, disable=None)
+        step = first - 1
         with StopSignal() as stop, bar:
-            for step, batch in enumerate(batches, first):
+            for step, batch in enumerate(until_stopped(batches, stop), first):
                 state, metrics = self.experiment.train_step(state, place(batch, layout))
                 self.position += 1
                 self.meter.add(step, metrics)
                 bar.update()
                 if step == first:
                     self.say_first_step(metrics, step)
-                last = step == total
-                evaluates = last or step % self.every["eval.every"] == 0
-                saves = last or stop.received or step % self.every["checkpoint.every"] == 0
                 self.log(step - 1, bar)
-                if evaluates or saves:
-                    # Wait for this step: what is saved is known to be finite, and its record stands before it.
-                    self.meter.require_finite()
-                    self.log(step, bar, last)
-                stopping = False
-                if evaluates:
-                    self.evaluate(state, step, bar)
-                    stopping = self.patience is not None and step - self.best["step"] >= self.patience
-                if saves or stopping:
-                    self.save(state, step)
-                if stop.received and not (last or stopping):
-                    self.checkpoints.wait()
-                    raise Interrupted(stop.received, step)
-                if stopping:
-                    bar.write(f"stopped early at step {step}: no better validation since step {self.best['step']}")
+                self.after_step(state, step, bar, last=step == total)
+                if stop.received or self.out_of_patience(step):
                     break
-        self.checkpoints.wait()
+            if step < total and self.saved != step:
+                self.meter.require_finite()
+                self.save(state, step)
+            self.checkpoints.wait()
+            if self.out_of_patience(step):
+                bar.write(f"stopped early at step {step}: no better validation since step {self.best['step']}")
+            elif stop.received and step < total:
+                raise Interrupted(stop.received, step)
         return state, self.metrics
+
+    def after_step(self, state: TrainState, step: int, bar: tqdm, last: bool) -> None:
+        """Evaluates and saves where that is due; a state that validates better than all before is always saved."""
+        evaluates = last or step % self.every["eval.every"] == 0
+        saves = last or step % self.every["checkpoint.every"] == 0
+        if evaluates or saves:
+            # Wait for this step: what is saved is known to be finite, and its record stands before it.
+            self.meter.require_finite()
+            self.log(step, bar, last)
+        if evaluates:
+            self.evaluate(state, step, bar)
+        if saves or (self.best is not None and self.best["step"] == step):
+            self.save(state, step)
+
+    def out_of_patience(self, step: int) -> bool:
+        """Returns whether an evaluation at this step has found no improvement for as long as `train.early_stopping`."""
+        if self.patience is None or self.best is None or step % self.every["eval.every"]:
+            return False
+        return step - self.best["step"] >= self.patience
 
     def say_first_step(self, metrics: dict, step: int) -> None:
         """Prints how long the user waited for the first step, compilation included."""
@@ -215,21 +236,33 @@ class Loop:
             line = f"step {step}  {part} top-1 {100 * measured['top1']:.2f} %  loss {measured['loss']:.4f}"
             if jax.process_index() == 0:
                 bar.write(f"{line}  ({measured['examples']:,} images)", file=sys.stdout)
-            if part == "val":
-                self.validated = {step: measured}
-                if self.best is None or measured["top1"] > self.best["top1"]:
-                    self.best = {"step": step, "top1": measured["top1"]}
+            if part == "val" and (self.best is None or measured["top1"] > self.best["top1"]):
+                self.best = {"step": step, "top1": measured["top1"]}
         self.meter.pause()
 
     def save(self, state: TrainState, step: int) -> None:
-        """Saves a state, with the best validation so far and this step's own, where it has one."""
-        self.checkpoints.save(state, self.position, {**self.facts, "best": self.best}, self.validated.get(step))
+        """Saves a state; with its validation where that is the best so far.
+
+        Only strictly better ones carry it, so that the best checkpoint is the first of equals, as `best` has it.
+        """
+        best = self.best if self.best is not None and self.best["step"] == step else None
+        self.checkpoints.save(state, step, self.position, {**self.facts, "best": self.best}, best)
+        self.saved = step
         self.meter.pause()
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """Adds a record and remembers its values."""
         self.metrics |= metrics
         self.records.write(step, metrics)
+
+
+def until_stopped(batches: Iterator[Batch], stop: StopSignal) -> Iterator[Batch]:
+    """Yields the batches; a signal that has also ended the loading processes ends them quietly."""
+    try:
+        yield from batches
+    except Exception:
+        if stop.received is None:
+            raise
 
 
 def measure(experiment: Experiment, state: TrainState, source: Source) -> Results:

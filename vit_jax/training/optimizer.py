@@ -7,6 +7,7 @@ import optax
 from ml_collections import ConfigDict
 from optax.contrib import MuonDimensionNumbers, muon
 
+from vit_jax.config import default_config
 from vit_jax.duration import Clock
 from vit_jax.errors import UserError
 from vit_jax.training.schedule import make_schedule
@@ -22,6 +23,14 @@ def kernels(params) -> dict:
     return jax.tree_util.tree_map_with_path(lambda path, _: path_name(path).endswith("kernel"), params)
 
 
+USED_KEYS = {
+    "adamw": ("betas", "eps"),
+    "sgd": ("momentum",),
+    "muon": ("momentum", "betas", "eps", "adam_lr"),
+}
+"""What each optimizer takes beside lr, weight_decay and momentum_dtype; other keys may not be set."""
+
+
 def make_optimizer(config: ConfigDict, clock: Clock) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """Returns the transformation of a whole config, clipping included, and the schedule of its learning rate.
 
@@ -32,7 +41,14 @@ def make_optimizer(config: ConfigDict, clock: Clock) -> tuple[optax.GradientTran
       UserError: the optimizer or the schedule is unknown.
     """
     opt = config.optimizer
+    if opt.name not in USED_KEYS:
+        raise UserError(f"optimizer.name must be {', '.join(USED_KEYS)}, not {opt.name!r}")
+    for key, default in default_config().optimizer.items():
+        if key not in ("name", "lr", "weight_decay", "momentum_dtype", *USED_KEYS[opt.name]) and opt[key] != default:
+            raise UserError(f"optimizer.{key} is set to {opt[key]!r}, but optimizer {opt.name!r} has no such thing")
     schedule = make_schedule(config.schedule, opt.lr, clock)
+    if opt.momentum_dtype not in ("float32", "bfloat16"):
+        raise UserError(f"optimizer.momentum_dtype must be float32 or bfloat16, not {opt.momentum_dtype!r}")
     first_moment = jnp.dtype(opt.momentum_dtype)
     if opt.name == "adamw":
         update = optax.adamw(
@@ -43,29 +59,28 @@ def make_optimizer(config: ConfigDict, clock: Clock) -> tuple[optax.GradientTran
             optax.add_decayed_weights(opt.weight_decay, kernels) if opt.weight_decay else optax.identity(),
             optax.sgd(schedule, opt.momentum or None, accumulator_dtype=first_moment),
         )
-    elif opt.name == "muon":
+    else:
         update = muon(
             schedule,
             beta=opt.momentum,
+            eps=opt.eps,
             weight_decay=opt.weight_decay,
             mu_dtype=first_moment,
             adam_b1=opt.betas[0],
             adam_b2=opt.betas[1],
             adam_weight_decay=0.0,
-            adam_learning_rate=make_schedule(config.schedule, opt.adam_lr or opt.lr, clock),
+            adam_learning_rate=make_schedule(config.schedule, opt.lr if opt.adam_lr is None else opt.adam_lr, clock),
             muon_weight_dimension_numbers=encoder_matrices,
         )
-    else:
-        raise UserError(f"optimizer.name must be adamw, sgd or muon, not {opt.name!r}")
     clip = config.train.clip_norm
     return (optax.chain(optax.clip_by_global_norm(clip), update) if clip else update), schedule
 
 
 def encoder_matrices(params) -> dict:
-    """Returns which axes of each hidden kernel are its inputs and outputs, and None for what AdamW updates.
+    """Returns which axes of each hidden kernel are its inputs and outputs, and None for what NAdamW updates.
 
     Muon (Jordan et al. 2024) is for hidden matrices: the patch embedding, the head, biases, norms, tokens and
-    positions are left to AdamW. Projections to heads are `[width, heads, head_dim]`, from heads
+    positions are left to NAdamW. Projections to heads are `[width, heads, head_dim]`, from heads
     `[heads, head_dim, width]`; each is orthogonalised as the whole matrix that it stands for.
     """
 

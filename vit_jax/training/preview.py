@@ -9,6 +9,7 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from vit_jax.config import resolve
+from vit_jax.errors import explained_writes
 from vit_jax.training.experiment import Experiment, build
 from vit_jax.training.run import require_writable
 
@@ -24,7 +25,8 @@ def preview(config: ConfigDict, workdir: str) -> pathlib.Path:
     experiment = build(resolve(config))
     require_writable(workdir)
     path = pathlib.Path(workdir) / "preview.png"
-    draw_batch(*augmented_batch(experiment), experiment.source.class_names, path)
+    with explained_writes(str(path)):
+        draw_batch(*augmented_batch(experiment), experiment.source.class_names, path)
     size = "x".join(map(str, experiment.transform.size))
     print(f"{path}: the first {PREVIEW_IMAGES} of {len(experiment.source):,} training images, {size} pixels, augmented")
     return path

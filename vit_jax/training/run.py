@@ -10,8 +10,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vit_jax.config import differences, flatten, resolve
-from vit_jax.data.sources import Source
-from vit_jax.errors import UserError
+from vit_jax.data.sources import Source, splits_overlap
+from vit_jax.errors import UserError, explained_writes
 from vit_jax.evaluation.classification import Results
 from vit_jax.training.checkpoint import Checkpoints
 from vit_jax.training.experiment import Experiment, build
@@ -44,18 +44,15 @@ def train(
     """
     started = started or time.perf_counter()
     config = resolve(config)
-    if config.train.early_stopping is not None and config.data.val_split is None:
-        raise UserError("train.early_stopping needs data.val_split, a part held out of training, such as 'train[98%:]'")
-    experiment = build(config, train)
-    validation = experiment.held_out("val_split") if config.data.val_split else None
-    evaluation = evaluate or experiment.held_out("eval_split")
     require_writable(workdir)
+    experiment = build(config, train)
+    validation, evaluation = held_out_sources(experiment, own=train is not None, evaluate=evaluate)
     checkpoints = Checkpoints(workdir, config.checkpoint.keep)
     state, position, best = starting_point(experiment, checkpoints, workdir)
     if jax.process_index() == 0:
-        (pathlib.Path(workdir) / "config.json").write_text(config.to_json_best_effort(indent=2) + "\n")
+        write_whole(pathlib.Path(workdir) / "config.json", config.to_json_best_effort(indent=2) + "\n")
     records = Records(workdir, int(state.step), writes=jax.process_index() == 0)
-    facts = {"config": flatten(config), "class_names": list(experiment.source.class_names), "best": best}
+    facts = {**run_facts(experiment), "best": best}
     loop = Loop(experiment, checkpoints, records, facts, validation, evaluation, position, started)
     try:
         state, _ = loop.run(state)
@@ -65,7 +62,8 @@ def train(
         checkpoints.close()
     metrics = newest_metrics(workdir)
     if jax.process_index() == 0:
-        draw_curves(workdir)
+        with explained_writes(f"{workdir}/curves.png"):
+            draw_curves(workdir)
         say_end(workdir, int(state.step), metrics)
     return state, metrics
 
@@ -84,7 +82,11 @@ def starting_point(
         if experiment.config.init_from is not None:
             state = with_params(state, load_params(experiment, experiment.config.init_from))
         return state, 0, None
-    allowed, refused = differences(checkpoints.facts(newest)["config"], flatten(experiment.config))
+    facts, now = checkpoints.facts(newest), run_facts(experiment)
+    allowed, refused = differences(facts["config"], now["config"])
+    refused += [
+        f"data {key} was {facts[key]}, is {now[key]}" for key in ("class_names", "examples") if facts[key] != now[key]
+    ]
     if refused:
         raise UserError(
             f"workdir {workdir} holds step {newest} of another config: {'; '.join(refused)}. "
@@ -95,6 +97,45 @@ def starting_point(
         changed = f" ({'; '.join(allowed)})" if allowed else ""
         print(f"continuing {workdir} from step {newest} of {experiment.clock.total_steps}{changed}", flush=True)
     return restored.state, restored.position, restored.facts.get("best")
+
+
+def run_facts(experiment: Experiment) -> dict:
+    """Returns what a checkpoint says of its run, and what a run that continues from it must share."""
+    return {
+        "config": flatten(experiment.config),
+        "class_names": list(experiment.source.class_names),
+        "examples": len(experiment.source),
+    }
+
+
+def held_out_sources(experiment: Experiment, own: bool, evaluate: Source | None) -> tuple[Source | None, Source]:
+    """Returns the validation source, where the config asks for one, and the evaluation source.
+
+    Args:
+      own: the training examples are the caller's, not those of a named set.
+      evaluate: the caller's evaluation examples, or None.
+
+    Raises:
+      UserError: there is no validation where early stopping needs one, it shares examples with the training or the
+        evaluation, or data of the caller's are to be judged by those of a named set.
+    """
+    data = experiment.config.data
+    if experiment.config.train.early_stopping is not None and data.val_split is None:
+        raise UserError(
+            "train.early_stopping needs data.val_split, a part held out of training: "
+            "for example data.train_split='train[:98%]' and data.val_split='train[98%:]'"
+        )
+    if own and (evaluate is None or data.val_split is not None):
+        raise UserError("with your own training data, pass `evaluate` too, and leave data.val_split None")
+    if data.val_split is not None:
+        for key in ("train_split", "eval_split"):
+            if splits_overlap(data.name, data.val_split, data[key], data.dir):
+                raise UserError(f"data.val_split {data.val_split!r} shares examples with data.{key} {data[key]!r}")
+    validation = experiment.held_out("val_split") if data.val_split else None
+    evaluation = experiment.held_out("eval_split") if evaluate is None else evaluate
+    if list(evaluation.class_names) != list(experiment.source.class_names):
+        raise UserError("the classes of the evaluation data are not those of the training data, in that order")
+    return validation, evaluation
 
 
 def with_params(state: TrainState, params: dict) -> TrainState:
@@ -109,14 +150,26 @@ def load_params(experiment: Experiment, checkpoint: str) -> dict:
     Raises:
       UserError: there is no such checkpoint, or its parameters are not this model's.
     """
-    workdir, _, which = checkpoint.partition(":")
-    if which not in ("", "best") or not (pathlib.Path(workdir) / "checkpoints").is_dir():
+    workdir, which = checkpoint.removesuffix(":best"), "best" if checkpoint.endswith(":best") else ""
+    if not (pathlib.Path(workdir) / "checkpoints").is_dir():
         raise UserError(f"{checkpoint!r} is no workdir with checkpoints (WORKDIR or WORKDIR:best)")
     saved = Checkpoints(workdir, read_only=True)
     step = saved.best() if which else saved.latest()
     if step is None:
         raise UserError(f"{workdir} holds no {which or 'complete'} checkpoint")
-    return saved.restore_params(step, experiment.abstract_state().params)
+    params, averaged = saved.restore_params(step, experiment.abstract_state().params)
+    if jax.process_index() == 0:
+        print(f"parameters of {workdir}, step {step}{' (best)' if which else ''}{', averaged' if averaged else ''}")
+        for line in seen_differently(saved.facts(step)["config"], flatten(experiment.config)):
+            print(f"  unlike that run: {line}")
+    return params
+
+
+def seen_differently(saved: dict[str, object], new: dict[str, object]) -> list[str]:
+    """Returns which keys that change a model's outputs differ from the run that trained it."""
+    allowed, refused = differences(saved, new)
+    shown = ("model.", "data.image_size", "data.resize", "data.interpolation", "data.mean", "data.std")
+    return [line for line in allowed + refused if line.startswith(shown)]
 
 
 def newest_metrics(workdir: str) -> dict[str, float]:
@@ -153,7 +206,8 @@ def evaluate(config: ConfigDict, workdir: str) -> dict[str, float]:
     require_writable(workdir)
     metrics = results.metrics()
     if jax.process_index() == 0:
-        write_evaluation(workdir, checkpoint, results, list(experiment.source.class_names))
+        with explained_writes(f"results in {workdir}"):
+            write_evaluation(workdir, checkpoint, results, list(experiment.source.class_names))
         print(f"{checkpoint} on {config.data.name} {config.data.eval_split} ({metrics['examples']:,} images):")
         print("  ".join(f"eval/{name} {metrics[name]:.4f}" for name in ("loss", "top5", "top1")))
         print(f"by class {workdir}/evaluation.json  confusion matrix {workdir}/confusion.csv", flush=True)
@@ -178,6 +232,8 @@ def write_evaluation(workdir: str, checkpoint: str, results: Results, class_name
 def require_writable(workdir: str) -> None:
     """Makes a workdir. Raises a `UserError` where it cannot be made or written to."""
     reason = None
+    if "://" in workdir:
+        raise UserError(f"workdir {workdir!r}: only a folder of a file system can be a workdir so far")
     try:
         os.makedirs(workdir, exist_ok=True)
         if not os.access(workdir, os.W_OK):
@@ -186,3 +242,11 @@ def require_writable(workdir: str) -> None:
         reason = error.strerror
     if reason:
         raise UserError(f"cannot write to workdir {workdir!r}: {reason}; choose another with --workdir")
+
+
+def write_whole(path: pathlib.Path, text: str) -> None:
+    """Writes a file that is never seen half written. Raises a `UserError` where it cannot be written."""
+    with explained_writes(str(path)):
+        replacement = path.with_suffix(".tmp")
+        replacement.write_text(text)
+        os.replace(replacement, path)

@@ -11,8 +11,8 @@ from vit_jax.errors import UserError
 def make_schedule(config: ConfigDict, peak: float, clock: Clock) -> optax.Schedule:
     """Returns step -> learning rate for the `schedule` group of a config.
 
-    The warm-up rises linearly from 0 and reaches `peak` at its last step; cosine and linear reach `end_lr` at the last
-    step of the training.
+    Steps are counted from 0. The warm-up rises linearly from 0 at step 0 to `peak` at step `warmup`; cosine and linear
+    fall to `end_lr` at step `total_steps`, the one after the last.
 
     Raises:
       UserError: the name is unknown, or the warm-up is longer than the training.
@@ -28,7 +28,7 @@ def make_schedule(config: ConfigDict, peak: float, clock: Clock) -> optax.Schedu
     elif config.name == "constant":
         after = optax.constant_schedule(peak)
     elif config.name == "rsqrt":
-        timescale = to_steps(config.timescale, clock, "schedule.timescale")
+        timescale = max(to_steps(config.timescale, clock, "schedule.timescale"), 1)
 
         def after(step):
             return peak / jnp.sqrt(jnp.maximum(1.0, (step + warmup) / timescale))

@@ -37,7 +37,7 @@ class TrainStep:
 
     def __call__(self, state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, dict[str, Array]]:
         augment_key, dropout_key = jax.random.split(state.key)
-        images, labels = self.augment(augment_key, batch["image"], batch["label"])
+        images, labels = self.augment(augment_key, batch["image"], batch["label"], batch["mask"])
         labels = smooth(labels, self.label_smoothing)
         total, gradients = self.gradients(state.params, dropout_key, images, labels, batch["mask"])
         count = jnp.maximum(batch["mask"].sum(), 1)
@@ -50,6 +50,7 @@ class TrainStep:
         metrics = {
             "loss": total / count,
             "gradient_norm": optax.global_norm(gradients),
+            "parameter_norm": optax.global_norm(params),
             "learning_rate": jnp.asarray(self.schedule(state.step), jnp.float32),
         }
         new = state.replace(step=state.step + 1, params=params, opt_state=opt_state, ema_params=ema_params)
