@@ -85,7 +85,7 @@ def test_keys_that_leave_the_mathematics_alone_exist(key):
     ("key", "text", "expected"),
     [
         ("seed", "3", 3),
-        ("seed", "-1", -1),
+        ("mesh.data", "-1", -1),
         ("train.batch_size", "256", 256),
         ("optimizer.lr", "3e-4", 3e-4),
         ("optimizer.lr", "1", 1.0),
@@ -412,7 +412,7 @@ def test_differences_that_a_continued_run_may_have(key, text):
         ("train.duration", "1 epochs", "train.duration was '10 epochs', is '1 epochs'"),
         ("data.name", "cifar10", "data.name was 'digits', is 'cifar10'"),
         ("data.mean", "(0, 0, 0)", "data.mean was [0.5, 0.5, 0.5], is [0.0, 0.0, 0.0]"),
-        ("model.depth", "3", "model.depth was None, is 3"),
+        ("model.depth", "3", "model.depth was 12, is 3"),
         ("init_from", "a.npz", "init_from was None, is 'a.npz'"),
         ("augment.affine.shear", "5", "augment.affine.shear was 0.0, is 5.0"),
     ],
@@ -429,4 +429,5 @@ def test_no_differences():
 
 
 def test_a_name_that_only_begins_like_a_free_key_is_not_free():
-    assert differences({"evaluation": 1}, {"evaluation": 2}) == ([], ["evaluation was 1, is 2"])
+    one, other = ({"model.name": "vit_b16", "evaluation": number} for number in (1, 2))
+    assert differences(one, other) == ([], ["evaluation was 1, is 2"])
