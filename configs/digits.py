@@ -21,7 +21,7 @@ def get_config():
     c.augment.affine.shear = 10.0
     c.augment.affine.shift = 0.05
 
-    c.train.duration = "120 epochs"
+    c.train.duration = "180 epochs"
     c.train.batch_size = 128
     c.train.label_smoothing = 0.1
     c.optimizer.name = "muon"
