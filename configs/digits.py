@@ -1,6 +1,10 @@
-"""A small ViT on scikit-learn's 8x8 digits: 1,437 train, 360 test, no download.
+"""A small ViT (0.14M parameters, 2x2 patches) on scikit-learn's 8x8 digits: 1,437 train, 360 test, no download.
 
-python -m vit_jax.main --config=configs/digits.py
+    python -m vit_jax.main --config=configs/digits.py
+
+Measured here on two CPU cores, seeds 0, 1, 2: 98.61, 98.89, 97.50 % test top-1 (last step): mean 98.33 %, standard
+deviation 0.73; one digit is 0.28 %. 57 to 59 s from the command to its end, about 47 of them training. A support vector
+machine reaches 98.1 to 98.9 % on this split, logistic regression 95.6 %. 180 epochs in place of 120 were no better.
 """
 
 from vit_jax.config import default_config
@@ -21,7 +25,7 @@ def get_config():
     c.augment.affine.shear = 10.0
     c.augment.affine.shift = 0.05
 
-    c.train.duration = "180 epochs"
+    c.train.duration = "120 epochs"
     c.train.batch_size = 128
     c.train.label_smoothing = 0.1
     c.optimizer.name = "muon"
