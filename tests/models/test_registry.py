@@ -25,7 +25,7 @@ def test_every_architecture_can_be_made(name):
 
 def test_overrides_replace_fields():
     model = create_model("vit_b16", num_classes=10, pool="gap", dtype=jnp.bfloat16)
-    assert model == VisionTransformer(num_classes=10, pool="gap", dtype=jnp.bfloat16)
+    assert model == VisionTransformer(num_classes=10, pool="gap", dtype="bfloat16")
 
 
 @pytest.mark.parametrize(

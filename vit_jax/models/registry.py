@@ -6,6 +6,7 @@ import types
 import typing
 
 import flax.linen as nn
+import jax.numpy as jnp
 
 from vit_jax.errors import UserError, nearest
 from vit_jax.models.vit import VisionTransformer
@@ -79,13 +80,23 @@ def check_field(model: str, fields: dict[str, object], key: str, value: object) 
     options = (
         typing.get_args(expected) if isinstance(expected, types.UnionType | typing._UnionGenericAlias) else (expected,)
     )
-    if key.endswith("dtype") and value not in DTYPES:
-        raise UserError(f"model.{key} must be one of {', '.join(DTYPES)}, not {value!r}{nearest(str(value), DTYPES)}")
+    if key.endswith("dtype"):
+        return _dtype_name(key, value)
     for option in options:
         converted = _converted(option, value)
         if converted is not _MISMATCH:
             return converted
     raise UserError(f"model.{key} must be {describe(expected)}, not {value!r}")
+
+
+def _dtype_name(key: str, value: object) -> str:
+    try:
+        name = jnp.dtype(value).name
+    except TypeError:
+        name = str(value)
+    if value is None or name not in DTYPES:
+        raise UserError(f"model.{key} must be one of {', '.join(DTYPES)}, not {value!r}{nearest(name, DTYPES)}")
+    return name
 
 
 DTYPES = ["float32", "bfloat16", "float16"]
