@@ -11,6 +11,7 @@ import argparse
 import os
 import pathlib
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -62,6 +63,18 @@ def checkpoint_steps(workdir: pathlib.Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir()) if folder.exists() else []
 
 
+def longest_life(whole: pathlib.Path, seconds: float, kills: int) -> float:
+    """Returns how long a start may live, so that the kills spread over start-up and the whole training.
+
+    Args:
+      whole: the workdir of the unbroken run.
+      seconds: how long that took.
+    """
+    log = (whole.parent / f"{whole.name}.log").read_text()
+    start_up = float(re.search(r"step 1 done ([\d.]+) s after", log)[1])
+    return start_up + 3 * (seconds - start_up) / kills
+
+
 def kill_until_done(workdir: pathlib.Path, steps: int, kills: int, longest: float, rng: random.Random) -> float:
     """Runs and kills the command `kills` times, then lets it end; returns the seconds of all starts together."""
     began = time.perf_counter()
@@ -107,7 +120,8 @@ def main() -> int:
     os.environ["GLIBC_TUNABLES"] = os.environ.get("GLIBC_TUNABLES", "")
     whole, broken = folder / "whole", folder / "broken"
     unbroken_seconds = kill_until_done(whole, flags.steps, 0, 0, random.Random())
-    seconds = kill_until_done(broken, flags.steps, flags.kills, unbroken_seconds, random.Random(flags.seed))
+    longest = longest_life(whole, unbroken_seconds, flags.kills)
+    seconds = kill_until_done(broken, flags.steps, flags.kills, longest, random.Random(flags.seed))
     wrong = compare(whole, broken)
     lost = (seconds - unbroken_seconds) / max(flags.kills, 1)
     print(f"unbroken {unbroken_seconds:.1f} s; with {flags.kills} kills {seconds:.1f} s ({lost:.1f} s a kill)")
