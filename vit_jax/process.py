@@ -10,9 +10,9 @@ TUNABLES = "GLIBC_TUNABLES"
 def use_huge_pages() -> None:
     """Starts the running command again with huge pages for the C library's heap, where Linux offers them on request.
 
-    XLA allocates the temporary arrays of a CPU program anew at every step; with 4 kB pages up to a third of the time of a
-    small model's step goes into page faults (measured on two cores: 1.2 to 1.45 times the images/s). The C library
-    reads the setting only when a process starts. A `GLIBC_TUNABLES` that is already set is left as it is, so
+    XLA allocates the temporary arrays of a CPU program anew at every step; with 4 kB pages up to a third of a small
+    model's step goes into page faults (measured on two cores: 1.2 to 1.45 times the images/s). The C library reads
+    the setting only when a process starts. A `GLIBC_TUNABLES` that is already set is left as it is, so
     `GLIBC_TUNABLES=` (empty) turns this off.
     """
     if TUNABLES in os.environ or sys.platform != "linux" or not _offered():
