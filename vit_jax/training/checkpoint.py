@@ -1,7 +1,6 @@
 """Checkpoints: Orbax, asynchronous and atomic, the newest few and the best."""
 
 import contextlib
-import dataclasses
 from collections.abc import Iterator
 
 import jax
@@ -13,15 +12,6 @@ from orbax.checkpoint import checkpoint_managers as policies
 from vit_jax.errors import UserError, explained_writes
 from vit_jax.training.optimizer import path_name
 from vit_jax.training.state import TrainState
-
-
-@dataclasses.dataclass(frozen=True)
-class Restored:
-    """What a checkpoint holds: the state, the data position (global batches consumed) and the run's facts."""
-
-    state: TrainState
-    position: int
-    facts: dict
 
 
 def _accuracy(metrics: dict) -> float:
@@ -92,13 +82,10 @@ class Checkpoints:
         with explained_writes(f"a checkpoint in {self.directory}"):
             self.manager.wait_until_finished()
 
-    def restore(self, step: int, like: TrainState) -> Restored:
+    def restore(self, step: int, like: TrainState) -> TrainState:
         """Returns the state of a step, laid out as `like`: abstract arrays with shardings."""
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(like), run=ocp.args.JsonRestore())
         with self.explained_damage(step):
-            restored = self.manager.restore(step, args=args)
-        run = dict(restored["run"])
-        return Restored(restored["state"], run.pop("position"), run)
+            return self.manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like)))["state"]
 
     def restore_params(self, step: int, like: dict) -> tuple[dict, bool]:
         """Returns the parameters of a step that evaluation uses, and whether they are an average.
@@ -116,7 +103,7 @@ class Checkpoints:
             return checkpointer.restore(directory, args=args)[name], name == "ema_params"
 
     def facts(self, step: int) -> dict:
-        """Returns what was saved beside the state of a step."""
+        """Returns what was saved beside the state of a step: its data position (`position`) and the run's facts."""
         with self.explained_damage(step):
             return dict(self.manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"])
 

@@ -119,7 +119,6 @@ class Loop:
       facts: what is saved beside every state.
       position: global batches consumed so far.
       best: step and top-1 of the best validation so far, or None.
-      metrics: the newest value of every metric.
     """
 
     def __init__(
@@ -142,14 +141,13 @@ class Loop:
         self.best: dict | None = facts.get("best")
         self.started = started or time.perf_counter()
         self.saved: int | None = None
-        self.metrics: dict[str, float] = {}
         self.meter = Meter(experiment.config.train.batch_size)
         self.every = {key: experiment.steps(key) for key in ("train.log_every", "eval.every", "checkpoint.every")}
         patience = experiment.config.train.early_stopping
         self.patience = None if patience is None else experiment.steps("train.early_stopping")
 
-    def run(self, state: TrainState) -> tuple[TrainState, dict[str, float]]:
-        """Trains to the end and returns the last state and its metrics.
+    def run(self, state: TrainState) -> TrainState:
+        """Trains to the end and returns the last state.
 
         Raises:
           UserError: the loss is not finite, or a checkpoint cannot be written.
@@ -160,7 +158,7 @@ class Loop:
         stop_position = self.position + total - first + 1
         batches = iterate(self.experiment.train_batches(), self.position, stop_position, workers)
         if self.out_of_patience(first - 1):
-            return state, self.metrics
+            return state
         # `disable=None`: no bar where there is no terminal; then `log` prints lines instead.
         bar = tqdm(total=total, initial=first - 1, unit="step", dynamic_ncols=True, disable=None)
         step = first - 1
@@ -184,7 +182,7 @@ class Loop:
                 bar.write(f"stopped early at step {step}: no better validation since step {self.best['step']}")
             elif stop.received and step < total:
                 raise Interrupted(stop.received, step)
-        return state, self.metrics
+        return state
 
     def after_step(self, state: TrainState, step: int, bar: tqdm, last: bool) -> None:
         """Evaluates and saves where that is due; a state that validates better than all before is always saved."""
@@ -219,7 +217,7 @@ class Loop:
         read = self.meter.read(step)
         if not read:
             return
-        self.write(step, read)
+        self.records.write(step, read)
         speed = read.get("train/images_per_second")
         shown = {"loss": f"{read['train/loss']:.4f}", "images/s": f"{speed:,.0f}" if speed else "-"}
         bar.set_postfix(shown)
@@ -232,7 +230,9 @@ class Loop:
             if source is None:
                 continue
             measured = measure(self.experiment, state, source).metrics()
-            self.write(step, {f"{part}/{name}": value for name, value in measured.items() if name != "examples"})
+            self.records.write(
+                step, {f"{part}/{name}": value for name, value in measured.items() if name != "examples"}
+            )
             line = f"step {step}  {part} top-1 {100 * measured['top1']:.2f} %  loss {measured['loss']:.4f}"
             if jax.process_index() == 0:
                 bar.write(f"{line}  ({measured['examples']:,} images)", file=sys.stdout)
@@ -249,11 +249,6 @@ class Loop:
         self.checkpoints.save(state, step, self.position, {**self.facts, "best": self.best}, best)
         self.saved = step
         self.meter.pause()
-
-    def write(self, step: int, metrics: dict[str, float]) -> None:
-        """Adds a record and remembers its values."""
-        self.metrics |= metrics
-        self.records.write(step, metrics)
 
 
 def until_stopped(batches: Iterator[Batch], stop: StopSignal) -> Iterator[Batch]:

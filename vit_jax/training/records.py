@@ -36,8 +36,14 @@ def cut_metrics(workdir: str, step: int) -> None:
     kept = [record for record in read_metrics(workdir) if record["step"] <= step]
     path = pathlib.Path(workdir) / METRICS_FILE
     if path.exists():
+        write_whole(path, "".join(json.dumps(record) + "\n" for record in kept))
+
+
+def write_whole(path: pathlib.Path, text: str) -> None:
+    """Writes a file that is never seen half written. Raises a `UserError` where it cannot be written."""
+    with explained_writes(str(path)):
         replacement = path.with_suffix(".tmp")
-        replacement.write_text("".join(json.dumps(record) + "\n" for record in kept))
+        replacement.write_text(text)
         os.replace(replacement, path)
 
 

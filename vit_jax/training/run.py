@@ -16,7 +16,7 @@ from vit_jax.evaluation.classification import Results
 from vit_jax.training.checkpoint import Checkpoints
 from vit_jax.training.experiment import Experiment, build
 from vit_jax.training.loop import Loop, measure
-from vit_jax.training.records import METRICS_FILE, Records, draw_curves, read_metrics
+from vit_jax.training.records import METRICS_FILE, Records, draw_curves, read_metrics, write_whole
 from vit_jax.training.state import TrainState
 
 
@@ -55,7 +55,7 @@ def train(
     facts = {**run_facts(experiment), "best": best}
     loop = Loop(experiment, checkpoints, records, facts, validation, evaluation, position, started)
     try:
-        state, _ = loop.run(state)
+        state = loop.run(state)
     finally:
         records.close()
         # Also after an error: a save under way is let end, so that it is not lost with this process.
@@ -92,11 +92,11 @@ def starting_point(
             f"workdir {workdir} holds step {newest} of another config: {'; '.join(refused)}. "
             "Take another --workdir, or remove this one"
         )
-    restored = checkpoints.restore(newest, experiment.abstract_state())
+    state = checkpoints.restore(newest, experiment.abstract_state())
     if jax.process_index() == 0:
         changed = f" ({'; '.join(allowed)})" if allowed else ""
         print(f"continuing {workdir} from step {newest} of {experiment.clock.total_steps}{changed}", flush=True)
-    return restored.state, restored.position, restored.facts.get("best")
+    return state, facts["position"], facts.get("best")
 
 
 def run_facts(experiment: Experiment) -> dict:
@@ -206,8 +206,7 @@ def evaluate(config: ConfigDict, workdir: str) -> dict[str, float]:
     require_writable(workdir)
     metrics = results.metrics()
     if jax.process_index() == 0:
-        with explained_writes(f"results in {workdir}"):
-            write_evaluation(workdir, checkpoint, results, list(experiment.source.class_names))
+        write_evaluation(workdir, checkpoint, results, list(experiment.source.class_names))
         print(f"{checkpoint} on {config.data.name} {config.data.eval_split} ({metrics['examples']:,} images):")
         print("  ".join(f"eval/{name} {metrics[name]:.4f}" for name in ("loss", "top5", "top1")))
         print(f"by class {workdir}/evaluation.json  confusion matrix {workdir}/confusion.csv", flush=True)
@@ -223,10 +222,10 @@ def write_evaluation(workdir: str, checkpoint: str, results: Results, class_name
         for i, name in enumerate(class_names)
     }
     report = {"checkpoint": checkpoint, **results.metrics(), "classes": by_class}
-    (pathlib.Path(workdir) / "evaluation.json").write_text(json.dumps(report, indent=2) + "\n")
+    write_whole(pathlib.Path(workdir) / "evaluation.json", json.dumps(report, indent=2) + "\n")
     header = ",".join(["true \\ predicted", *(json.dumps(name) for name in class_names)])
     rows = [header, *(",".join([json.dumps(n), *map(str, row)]) for n, row in zip(class_names, counts, strict=True))]
-    (pathlib.Path(workdir) / "confusion.csv").write_text("\n".join(rows) + "\n")
+    write_whole(pathlib.Path(workdir) / "confusion.csv", "\n".join(rows) + "\n")
 
 
 def require_writable(workdir: str) -> None:
@@ -242,11 +241,3 @@ def require_writable(workdir: str) -> None:
         reason = error.strerror
     if reason:
         raise UserError(f"cannot write to workdir {workdir!r}: {reason}; choose another with --workdir")
-
-
-def write_whole(path: pathlib.Path, text: str) -> None:
-    """Writes a file that is never seen half written. Raises a `UserError` where it cannot be written."""
-    with explained_writes(str(path)):
-        replacement = path.with_suffix(".tmp")
-        replacement.write_text(text)
-        os.replace(replacement, path)
