@@ -21,6 +21,7 @@ from vit_jax.errors import UserError
 
 OPTIONAL = {
     "init_from": str,
+    "surgery.positions": str,
     "data.dir": str,
     "data.val_split": str,
     "data.image_size": int,
@@ -36,7 +37,18 @@ OPTIONAL = {
 AUGMENT = {f"augment.{key}": value for key, value in OFF.items()}
 """The augmentation keys, which are None until the preset fills them, with what they are without one."""
 
-BY_DEFAULT = OPTIONAL | {key: type(value) for key, value in AUGMENT.items()}
+PLAIN = {
+    "model.name": "vit_s16",
+    "data.interpolation": "bilinear",
+    "data.antialias": True,
+    "data.mean": (0.5, 0.5, 0.5),
+    "data.std": (0.5, 0.5, 0.5),
+}
+"""The keys that are None until weights fill them, with what they are without weights."""
+
+FILLED = AUGMENT | PLAIN
+
+BY_DEFAULT = OPTIONAL | {key: type(value) for key, value in FILLED.items()}
 
 
 def value_of(config: ConfigDict, key: str) -> object:
@@ -71,7 +83,7 @@ def test_every_default_has_a_plain_type_or_is_a_typed_placeholder(key):
 
 def test_defaults_resolve_to_themselves_and_no_augmentation():
     resolved = resolve(default_config())
-    assert flatten(resolved) == flatten(default_config()) | {key: as_json(value) for key, value in AUGMENT.items()}
+    assert flatten(resolved) == flatten(default_config()) | {key: as_json(value) for key, value in FILLED.items()}
     assert flatten(resolve(resolved)) == flatten(resolved)
 
 
@@ -174,7 +186,7 @@ def test_optional_keys_go_back_to_none(key):
     assert value_of(setting((key, some), (key, "None")), key) is None
 
 
-@pytest.mark.parametrize("key", ["seed", "optimizer.lr", "data.antialias", "data.mean"])
+@pytest.mark.parametrize("key", ["seed", "optimizer.lr", "surgery.patches", "optimizer.betas"])
 def test_other_keys_refuse_none(key):
     with pytest.raises(UserError, match=f"'{key}' must be .*, not None"):
         setting((key, "None"))

@@ -12,6 +12,7 @@ from vit_jax.data.sources import ArraySource
 from vit_jax.duration import Clock, to_steps
 from vit_jax.errors import UserError
 from vit_jax.models.registry import create_model
+from vit_jax.pretrained.catalogue import published
 from vit_jax.training.experiment import host_transform
 from vit_jax.training.losses import make_loss
 from vit_jax.training.optimizer import make_optimizer
@@ -19,8 +20,9 @@ from vit_jax.training.optimizer import make_optimizer
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted((ROOT / "configs").glob("*.py"))
 SPECS = [str(path) for path in FILES if path.stem != "folder"]
-SPECS += [f"{ROOT}/configs/vit_b16.py:imagenet2012", f"{ROOT}/configs/folder.py:images"]
-EXAMPLES = {"digits": 1_437, "cifar10": 50_000, "imagenet2012": 1_268_355, "folder:images": 2_000}
+SPECS += [f"{ROOT}/configs/folder.py:images"]
+SPECS += [f"{ROOT}/configs/vit_b16.py:{data}" for data in ("cifar100", "imagenet2012", "folder:images", "scratch")]
+EXAMPLES = {"digits": 1_437, "cifar10": 50_000, "cifar100": 50_000, "imagenet2012": 1_268_355, "folder:images": 2_000}
 """Sizes of the training splits."""
 
 names = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -51,16 +53,31 @@ def test_it_resolves_and_its_parts_can_be_made(spec):
     make_optimizer(config, clock)
     make_loss(config.train.loss)
     images = ArraySource(np.zeros((1, 32, 32, 3), np.uint8), np.zeros(1, int), ["one"])
-    assert host_transform(config, images).size in ((32, 32), (224, 224))
+    assert host_transform(config, images).size in ((32, 32), (224, 224), (384, 384))
 
 
-def test_vit_b16_takes_the_data_set_as_its_argument():
-    cifar, imagenet = (load_config(f"{ROOT}/configs/vit_b16.py{argument}") for argument in ("", ":imagenet2012"))
-    assert cifar == load_config(f"{ROOT}/configs/vit_b16.py:cifar10")
-    assert (cifar.data.name, imagenet.data.name) == ("cifar10", "imagenet2012")
-    assert imagenet.data.eval_split == "validation"
-    with pytest.raises(UserError, match="takes cifar10 or imagenet2012, not 'imagenet'"):
-        load_config(f"{ROOT}/configs/vit_b16.py:imagenet")
+@pytest.mark.parametrize("name", ["vit_b16", "vit_s16", "vit_l16", "r50_vit_b16", "linear_probe"])
+def test_fine_tuning_takes_the_data_set_as_its_argument(name):
+    cifar, imagenet, folder = (
+        load_config(f"{ROOT}/configs/{name}.py{argument}") for argument in ("", ":imagenet2012", ":folder:my/images")
+    )
+    assert cifar == load_config(f"{ROOT}/configs/{name}.py:cifar10")
+    assert (cifar.data.name, imagenet.data.name, folder.data.name) == ("cifar10", "imagenet2012", "folder:my/images")
+    assert (cifar.data.eval_split, imagenet.data.eval_split) == ("test", "validation")
+    assert cifar.init_from == imagenet.init_from == folder.init_from
+    assert published(cifar.init_from) or cifar.init_from.startswith("augreg/")
+    for wrong in ("imagenet", "folder:", "folder"):
+        with pytest.raises(UserError, match=rf"imagenet2012 or folder:PATH, not '{wrong}'"):
+            load_config(f"{ROOT}/configs/{name}.py:{wrong}")
+
+
+def test_google_recipe_is_the_predecessor_s():
+    c = load_config(f"{ROOT}/configs/vit_b16.py")
+    assert (c.optimizer.name, c.optimizer.momentum, c.optimizer.weight_decay) == ("sgd", 0.9, 0.0)
+    assert (c.optimizer.lr, c.train.batch_size, c.train.clip_norm) == (0.01, 512, 1.0)
+    assert (c.train.duration, c.schedule.warmup, c.data.train_split) == ("10000 steps", "500 steps", "train[:98%]")
+    assert load_config(f"{ROOT}/configs/vit_b16.py:imagenet2012").optimizer.lr == 0.03
+    assert load_config(f"{ROOT}/configs/vit_b16.py:scratch").init_from is None
 
 
 @pytest.mark.parametrize("name", ["cifar10", "digits", "vit_s16_imagenet"])

@@ -5,10 +5,11 @@ __version__ = "0.1.0"
 _ROOMS = {
     "create_model": "vit_jax.models",
     "list_models": "vit_jax.models",
+    "load_model": "vit_jax.inference.model",
     "train": "vit_jax.training.run",
 }
 
-__all__ = ["create_model", "list_models", "train"]
+__all__ = ["create_model", "list_models", "load_model", "train"]
 
 
 def __getattr__(name: str):

@@ -14,7 +14,20 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; see --help")
 
 
-def split_overrides(arguments: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
+def size_of(text: str) -> tuple[int, int]:
+    """Returns the height and width that `224` or `224x320` stands for.
+
+    Raises:
+      ValueError: it is neither.
+    """
+    height, _, width = text.partition("x")
+    size = int(height), int(width or height)
+    if min(size) < 1:
+        raise ValueError(text)
+    return size
+
+
+def split_overrides(arguments: list[str], prefix: str = "--config.") -> tuple[list[str], list[tuple[str, str]]]:
     """Returns the words of a command line without the `--config.KEY=VALUE`, and those as pairs.
 
     Raises:
@@ -23,10 +36,10 @@ def split_overrides(arguments: list[str]) -> tuple[list[str], list[tuple[str, st
     overrides, rest = [], []
     words = iter(arguments)
     for word in words:
-        if not word.startswith("--config."):
+        if not word.startswith(prefix):
             rest.append(word)
             continue
-        key, equals, value = word.removeprefix("--config.").partition("=")
+        key, equals, value = word.removeprefix(prefix).partition("=")
         if not equals:
             value = next(words, None)
             if value is None:

@@ -7,14 +7,19 @@ import importlib.util
 import json
 import pathlib
 import re
+import typing
 from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 from ml_collections import config_dict as cd
 
-from vit_jax.data.presets import OFF, preset
+from vit_jax.config_fill import fields_of_weights, fill_augment, fill_data
+from vit_jax.data.presets import OFF
 from vit_jax.errors import UserError, nearest
 from vit_jax.models.registry import architecture, check_field, field_types
+
+if typing.TYPE_CHECKING:
+    from vit_jax.pretrained.weights import Weights
 
 MATHEMATICS_FREE = (
     "data.dir",
@@ -31,27 +36,39 @@ MATHEMATICS_FREE = (
 """Keys, and groups of keys, that leave the mathematics of a training run alone: a continued run may change them."""
 
 
+DEFAULT_MODEL = "vit_s16"
+
+
 def default_config() -> ConfigDict:
     """Returns every key with its default. Durations are texts such as "50 epochs" (see `vit_jax.duration`)."""
     c = ConfigDict()
     c.seed = 0  # of the initial values, the data order, augmentation and dropout
     c.init_from = cd.placeholder(str)  # weights to start from, any CHECKPOINT
 
+    c.surgery = ConfigDict()  # where the weights of init_from and the model differ (`vit_jax.pretrained.surgery`)
+    c.surgery.positions = cd.placeholder(str)  # resize of their grid: linear, bicubic; None: what suits the weights
+    c.surgery.patches = False  # resize patch kernels to another patch size, rather than refuse
+    c.surgery.new_head = False  # start with a head of zeros although the number of classes is the same
+
     c.model = ConfigDict()
-    c.model.name = "vit_s16"  # `vit_jax.list_models()` names all; beside it any field of that architecture
+    c.model.name = cd.placeholder(str)  # `vit_jax.list_models()` names all; beside it any field of that architecture.
+    # None: the architecture of init_from, or vit_s16. Fields left open are those of init_from too
 
     c.data = ConfigDict()
     c.data.name = "digits"  # `digits`, `folder:PATH`, or a TFDS classification set (`cifar10`, `imagenet2012`, …)
     c.data.dir = cd.placeholder(str)  # where prepared TFDS sets are; None is TFDS's own default
+    c.data.classes = cd.placeholder(str)  # only these, in this order, by name or number: "cat, dog", "0, 3, 5-7"
     c.data.train_split = "train"  # TFDS split syntax: `train[:98%]`
     c.data.val_split = cd.placeholder(str)  # held out of training: for early stopping and the best checkpoint
     c.data.eval_split = "test"  # what the reported accuracy is measured on
-    c.data.image_size = cd.placeholder(int)  # side in pixels that the model sees; None keeps the set's own size
-    c.data.resize = cd.placeholder(int)  # evaluation: short side before the centre crop; None squashes to image_size
-    c.data.interpolation = "bilinear"  # of every resize: nearest, bilinear, bicubic, lanczos
-    c.data.antialias = True  # the filter grows as the image shrinks (Pillow, torchvision); False: TensorFlow's, faster
-    c.data.mean = (0.5, 0.5, 0.5)  # of the pixels in [0, 1], subtracted channel by channel
-    c.data.std = (0.5, 0.5, 0.5)  # what the difference is divided by
+    # What an image goes through before the model sees it. None is what the weights of init_from were trained with, or,
+    # without them: the set's own size, squashed to it, bilinear, antialiased, mean and std 0.5.
+    c.data.image_size = cd.placeholder(int)  # side in pixels that the model sees
+    c.data.resize = cd.placeholder(int)  # evaluation: short side before the centre crop; 0 squashes to image_size
+    c.data.interpolation = cd.placeholder(str)  # of every resize: nearest, bilinear, bicubic, lanczos
+    c.data.antialias = cd.placeholder(bool)  # the filter grows as the image shrinks; False: TensorFlow's, faster
+    c.data.mean = cd.placeholder(tuple)  # of the pixels in [0, 1], subtracted channel by channel
+    c.data.std = cd.placeholder(tuple)  # what the difference is divided by
     c.data.workers = 0  # processes that load; 0 loads in threads of this process
     c.data.in_memory = True  # keep the decoded images of a set that needs less than 2 GiB
     c.data.max_bad = 100  # images of a split that cannot be read: each is named and masked, more end the run
@@ -101,7 +118,15 @@ def default_config() -> ConfigDict:
     c.optimizer.betas = (0.9, 0.999)  # of adamw, and of muon's NAdamW
     c.optimizer.eps = 1e-8  # likewise
     c.optimizer.adam_lr = cd.placeholder(float)  # muon: peak rate of the NAdamW part; None is lr
+    c.optimizer.layer_decay = cd.placeholder(float)  # updates of layer l times this^(depth + 1 - l); 1 at the head
+    c.optimizer.frozen = cd.placeholder(str)  # regular expression, searched in parameters' names: those that match are
+    # not trained. '^(?!head/)' is a linear probe
     c.optimizer.momentum_dtype = "float32"  # storage of the first moment; bfloat16 halves its memory
+
+    c.lora = ConfigDict()  # low-rank adaptation (`vit_jax.training.lora`): factors and head are trained, not the rest
+    c.lora.rank = 0  # of the update of each kernel; 0 is off
+    c.lora.alpha = 16.0  # the update is multiplied by alpha / rank
+    c.lora.targets = "encoder/.*(attention|mlp|mixing)/"  # regular expression, searched in the names of kernels
 
     c.schedule = ConfigDict()
     c.schedule.name = "cosine"  # cosine, linear, rsqrt, constant; each after the warm-up
@@ -129,7 +154,7 @@ def default_config() -> ConfigDict:
 def known_keys(config: ConfigDict) -> list[str]:
     """Returns all dotted keys of a config, fields of its architecture included."""
     keys = [key for key, _ in _leaves(config)]
-    fields = field_types(architecture(config.model.name).module)
+    fields = field_types(architecture(config.model.name or DEFAULT_MODEL).module)
     return keys + [f"model.{field}" for field in fields if f"model.{field}" not in keys]
 
 
@@ -231,7 +256,7 @@ def _typed(key: str, expected: type, value: object) -> object:
     if expected is float and _is_number(value):
         return float(value)
     if expected is tuple and isinstance(value, tuple | list):
-        length = len(default or OFF[key.removeprefix("augment.")])
+        length = 3 if key in ("data.mean", "data.std") else len(default or OFF[key.removeprefix("augment.")])
         if len(value) != length or not all(map(_is_number, value)):
             raise UserError(f"config key {key!r} must be {length} numbers, not {value!r}")
         return tuple(map(float, value))
@@ -243,7 +268,7 @@ def _typed(key: str, expected: type, value: object) -> object:
 BOUNDS = {
     "seed": (0, 2**32 - 1),
     "data.image_size": (1, None),
-    "data.resize": (1, None),
+    "data.resize": (0, None),
     "data.std": (1e-6, None),
     "data.workers": (0, None),
     "data.max_bad": (0, None),
@@ -269,6 +294,9 @@ BOUNDS = {
     "optimizer.momentum": (0, 1),
     "optimizer.betas": (0, 1),
     "optimizer.adam_lr": (0, None),
+    "optimizer.layer_decay": (0, 1),
+    "lora.rank": (0, None),
+    "lora.alpha": (1e-6, None),
     "eval.batch_size": (1, None),
     "checkpoint.keep": (1, None),
 }
@@ -289,13 +317,17 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def resolve(config: ConfigDict) -> ConfigDict:
+def resolve(config: ConfigDict, weights: "Weights | None" = None, whole: bool = False) -> ConfigDict:
     """Returns a locked copy in which every value has its key's type, the model's fields their architecture's.
 
     Keys that are missing get their defaults; lists, such as JSON has, become tuples.
 
+    Args:
+      weights: those of `init_from`: what the config leaves open about model and preprocessing is theirs.
+      whole: take their pre-logits layer too, as where they are only evaluated. In training it goes with the old head.
+
     Raises:
-      UserError: an unknown key or model field, or a value of the wrong type.
+      UserError: an unknown key or model field, a value of the wrong type, or a model that is not that of the weights.
     """
     resolved = default_config()
     known = known_keys(resolved)
@@ -310,29 +342,18 @@ def resolve(config: ConfigDict) -> ConfigDict:
         group = functools.reduce(lambda inner, name: inner[name], groups, resolved)
         group[last] = _within_bounds(key, _typed(key, group.get_type(last), value))
     fill_augment(resolved)
+    fill_data(resolved, weights)
+    if resolved.model.name is None:
+        resolved.model.name = DEFAULT_MODEL if weights is None else weights.name
     name = resolved.model.name
     types = field_types(architecture(name).module)
+    fields = {key: check_field(name, types, key, value) for key, value in fields.items()}
+    if weights is not None:
+        fields = {**fields_of_weights(name, fields, weights, whole), **fields}
     for key, value in fields.items():
-        resolved.model[key] = check_field(name, types, key, value)
+        resolved.model[key] = value
     resolved.model.lock()
     return resolved
-
-
-def fill_augment(config: ConfigDict) -> None:
-    """Gives the augmentation keys that are None the values of the preset.
-
-    Raises:
-      UserError: there is no such preset.
-    """
-    try:
-        values = preset(config.augment.preset)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    for key, value in values.items():
-        *groups, last = key.split(".")
-        group = functools.reduce(lambda inner, name: inner[name], groups, config.augment)
-        if group[last] is None:
-            group[last] = value
 
 
 def model_overrides(config: ConfigDict) -> dict[str, object]:
@@ -376,9 +397,10 @@ def differences(saved: dict[str, object], new: dict[str, object]) -> tuple[list[
 
 def _completed(flat: dict[str, object]) -> dict[str, object]:
     """Returns a flattened config with every default filled in, the architecture's too."""
-    arch = architecture(flat["model.name"])
+    arch = architecture(flat.get("model.name") or DEFAULT_MODEL)
     model = {field.name: field.default for field in dataclasses.fields(arch.module)} | arch.fields
     model = {f"model.{name}": model[name] for name in field_types(arch.module) if name != "num_classes"}
     defaults = default_config()
     fill_augment(defaults)
+    fill_data(defaults, None)
     return {**flatten(defaults), **json.loads(json.dumps(model)), **flat}

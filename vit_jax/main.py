@@ -41,7 +41,7 @@ def run(flags: argparse.Namespace, overrides: list[tuple[str, str]]) -> None:
 
         train(config, workdir=workdir, started=STARTED)
     elif flags.mode == "eval":
-        from vit_jax.training.run import evaluate
+        from vit_jax.training.evaluate import evaluate
 
         evaluate(config, workdir)
     elif flags.mode == "preview":

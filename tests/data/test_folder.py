@@ -354,7 +354,7 @@ def write_devkit(root: pathlib.Path, truth: str | None = None) -> None:
 
 def check_imagenet_val(path, root: pathlib.Path) -> None:
     source = folder_source(str(path), "val")
-    assert source.class_names == list(WNIDS)
+    assert source.class_names == ["tench", "goldfish", "great white shark"]
     assert source.files == [f"val/{name}" for name in VAL_FILES]
     assert source.labels.tolist() == list(LABELS)
     assert source[4] == ((root / "val" / VAL_FILES[4]).read_bytes(), LABELS[4])

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vit_jax.layers.mlp import Mlp, gelu
+from vit_jax.layers.mlp import Mlp, SwiGlu, gelu
 
 X = np.linspace(-5, 5, 41).astype(np.float32)
 
@@ -62,3 +62,61 @@ def test_dropout_needs_a_key_and_acts_on_the_result(random_params):
 def test_unknown_gelu_is_an_error():
     with pytest.raises(ValueError, match="gelu must be 'tanh' or 'exact', not 'relu'"):
         jax.eval_shape(Mlp(6, "relu").init, jax.random.key(0), jnp.ones((1, 1, 4)))
+
+
+# SwiGLU
+
+
+def plain_swiglu(x, params):
+    gate = x @ params["gate"]["kernel"] + params["gate"]["bias"]
+    hidden = x @ params["dense_0"]["kernel"] + params["dense_0"]["bias"]
+    return gate / (1 + jnp.exp(-gate)) * hidden @ params["dense_1"]["kernel"] + params["dense_1"]["bias"]
+
+
+def test_swiglu_and_its_gradients(check_against_float64, normal, random_params):
+    x = normal(2, 3, 4)
+    leaves, structure = jax.tree.flatten(random_params(SwiGlu(6), x))
+    assert len(leaves) == 6
+    check_against_float64(
+        lambda x, *leaves: SwiGlu(6).apply({"params": structure.unflatten(leaves)}, x),
+        lambda x, *leaves: plain_swiglu(x, structure.unflatten(leaves)),
+        x,
+        *leaves,
+        dtype="float32",
+        tolerance=1e-5,
+    )
+
+
+def test_swiglu_in_bfloat16_joins_the_residual_stream_in_float32(normal, random_params):
+    x = normal(2, 3, 4)
+    params = random_params(SwiGlu(6), x)
+    y = jax.jit(SwiGlu(6, dtype="bfloat16").apply)({"params": params}, x.astype(jnp.bfloat16))
+    assert y.dtype == jnp.float32
+    expected = plain_swiglu(x, params)
+    difference = np.abs(y - expected).max() / np.abs(expected).max()
+    assert 1e-6 < difference < 0.03
+
+
+def test_parameters_of_swiglu():
+    params = jax.jit(SwiGlu(6, param_dtype="bfloat16").init)(jax.random.key(0), np.ones((1, 1, 4)))["params"]
+    assert jax.tree.map(jnp.shape, params) == {
+        "gate": {"kernel": (4, 6), "bias": (6,)},
+        "dense_0": {"kernel": (4, 6), "bias": (6,)},
+        "dense_1": {"kernel": (6, 4), "bias": (4,)},
+    }
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("bfloat16")}
+    assert (params["gate"]["kernel"] != params["dense_0"]["kernel"]).all()
+    assert all(0 < np.abs(layer["bias"]).max() < 1e-5 for layer in params.values())
+
+
+def test_swiglu_drops_hidden_entries_and_results_and_needs_a_key(normal, random_params):
+    """With the last layer the identity, an entry of the result is kept where both draws keep it: one in four."""
+    x = normal(4, 50, 6)
+    params = random_params(SwiGlu(6), x)
+    params["dense_1"] = {"kernel": np.eye(6, dtype="float32"), "bias": np.zeros(6, "float32")}
+    apply = jax.jit(SwiGlu(6, dropout=0.5).apply)
+    whole, dropped = apply({"params": params}, x), apply({"params": params}, x, jax.random.key(0))
+    assert (whole != 0).all()
+    kept = dropped != 0
+    assert 0.2 < kept.mean() < 0.3
+    np.testing.assert_allclose(dropped[kept], 4 * whole[kept], rtol=1e-5)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vit_jax.layers.pooling import MapPool
 from vit_jax.models import create_model
 from vit_jax.models.vit import VisionTransformer
 
@@ -57,6 +58,22 @@ def test_published_sizes(name, count):
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == count
 
 
+@pytest.mark.parametrize(
+    ("name", "fields", "count"),
+    [
+        ("vit_s14", {}, 22_056_192),
+        ("vit_b14", {}, 86_579_712),
+        ("vit_b14", {"registers": 4, "cls_position": False}, 86_582_016),
+        ("vit_g14", {"width": 1536, "heads": 24, "mlp_dim": 4096, "mlp": "swiglu"}, 1_136_479_232),
+    ],
+)
+def test_published_sizes_of_dinov2(name, fields, count):
+    """Oquab et al. 2024, with a LayerScale and positions for 518 pixels; with registers, Darcet et al. 2024."""
+    model = create_model(name, num_classes=0, layer_scale=1.0, **fields)
+    params = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 518, 518, 3), jnp.float32))
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == count
+
+
 # Tokens and positions
 
 
@@ -101,6 +118,22 @@ def test_learned_positions_are_of_the_patches_and_cls_but_not_of_registers(field
         assert "position_embed" not in shapes(position=other, **fields)
 
 
+@pytest.mark.parametrize("fields", [{"pool": "cls"}, {"pool": "cls_gap", "registers": 2}])
+def test_without_cls_position_the_cls_token_has_a_position_of_zero(random_params, fields):
+    model = tiny(cls_position=False, **fields)
+    params = random_params(model, IMAGES)
+    grid = params["position_embed"]["embedding"]
+    assert grid.shape == (1, 4, 8)
+    tokens = model.apply({"params": params}, IMAGES, False, method="tokens")
+    np.testing.assert_array_equal(tokens[:, 0], np.broadcast_to(params["cls"][0], (2, 8)))
+    padded = np.concatenate([np.zeros_like(grid[:, :1]), grid], axis=1)
+    same = {**params, "position_embed": {"embedding": padded}}
+    logits = apply({"params": params}, IMAGES, model=model)
+    np.testing.assert_allclose(apply({"params": same}, IMAGES, model=tiny(**fields)), logits, rtol=1e-5, atol=1e-6)
+    rolled = {**params, "position_embed": {"embedding": np.roll(grid, 1, axis=1)}}
+    assert np.abs(apply({"params": rolled}, IMAGES, model=model) - logits).max() > 1e-3
+
+
 @pytest.mark.parametrize(("position", "matters"), [("none", False), ("sincos2d", True), ("learned", True)])
 def test_the_order_of_patches_matters_only_to_positions(run, position, matters):
     swapped = np.concatenate([IMAGES[:, 4:], IMAGES[:, :4]], axis=1)
@@ -131,7 +164,74 @@ def test_pooling_takes_cls_or_the_mean_of_the_patches_alone(random_params):
         np.testing.assert_allclose(pooled, expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("pool", ["cls", "gap", "map"])
+def test_cls_gap_is_cls_and_the_mean_of_the_patches_side_by_side(run):
+    fields = {"pool": "cls_gap", "registers": 2}
+    features = run(fields, IMAGES, method="features")
+    assert features.shape == (2, 7, 8)
+    expected = np.concatenate([features[:, 0], features[:, 3:].mean(axis=1)], axis=-1)
+    np.testing.assert_allclose(run(fields, IMAGES, method="embed"), expected, rtol=1e-5, atol=1e-6)
+    assert shapes(**fields)["head"]["kernel"].shape == (16, 5)
+    assert tiny(**fields).class_tokens == ("cls",)
+
+
+def test_map_pooling_sees_the_patches_alone(random_params):
+    model = tiny(pool="map", cls_token=True, registers=2)
+    params = random_params(model, IMAGES)
+    tokens = np.random.default_rng(1).normal(size=(2, 7, 8)).astype(np.float32)
+
+    @jax.jit
+    def pooled(tokens):
+        return model.apply({"params": params}, tokens, method="pooled")
+
+    expected = jax.jit(MapPool(2, 12).apply)({"params": params["map_pool"]}, tokens[:, 3:])
+    np.testing.assert_allclose(pooled(tokens), expected, rtol=1e-5, atol=1e-5)
+    for i in range(7):
+        changed = tokens.copy()
+        changed[:, i] += np.arange(8)
+        difference = np.abs(pooled(changed) - pooled(tokens)).max()
+        assert difference == 0 if i < 3 else difference > 1e-2
+
+
+def layer_norm(x, params):
+    """Returns the normalised vectors, in float64."""
+    x = np.asarray(x, np.float64)
+    normal = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+    return normal * params["scale"] + params["bias"]
+
+
+def test_pool_norm_normalises_after_pooling_and_leaves_features_bare(random_params):
+    model = tiny(pool="gap", pool_norm=True)
+    params = random_params(model, IMAGES)
+
+    @jax.jit
+    def run(params):
+        features, embedding = (model.apply({"params": params}, IMAGES, method=m) for m in ("features", "embed"))
+        return features, embedding, model.apply({"params": params}, IMAGES, (-1,), method="intermediates")[0]
+
+    features, embedding, last = run(params)
+    np.testing.assert_allclose(features, last, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(embedding, layer_norm(features.mean(axis=1), params["norm"]), rtol=1e-4, atol=1e-4)
+    assert shapes(pool="gap", pool_norm=True) == shapes(pool="gap")
+
+
+def test_pool_norm_of_both_tokens_is_as_wide_as_they_are():
+    assert shapes(pool="cls_gap", pool_norm=True)["norm"]["scale"].shape == (16,)
+
+
+def test_pre_norm_normalises_the_tokens_before_the_first_block(random_params):
+    """And the patch embedding has no bias."""
+    model = tiny(pre_norm=True, registers=1)
+    params = random_params(model, IMAGES)
+    assert set(params["patch_embed"]) == {"kernel"}
+    plain = {name: leaf for name, leaf in params.items() if name != "pre_norm"}
+    plain["patch_embed"] = {**params["patch_embed"], "bias": np.zeros(8, np.float32)}
+    bare = tiny(registers=1).apply({"params": plain}, IMAGES, False, method="tokens")
+    tokens = model.apply({"params": params}, IMAGES, False, method="tokens")
+    assert tokens.dtype == jnp.float32
+    np.testing.assert_allclose(tokens, layer_norm(bare, params["pre_norm"]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("pool", ["cls", "gap", "map", "cls_gap"])
 def test_an_image_is_classified_alone(run, pool):
     """The logits of a row do not depend on the other rows, and they do on its own pixels."""
     others = np.concatenate([IMAGES[:1], 2 - IMAGES[1:]])
@@ -252,10 +352,34 @@ def test_scan_equals_loop_with_dropout_of_the_tokens_too(run):
     np.testing.assert_allclose(loop, scan, rtol=1e-6, atol=1e-6 * np.abs(loop).max())
 
 
+def test_scan_and_remat_change_nothing_with_swiglu(random_params):
+    """Dropout and gradients included; the key is of a generator that compiles fast."""
+    params = random_params(tiny(mlp="swiglu"), IMAGES)
+    assert params["encoder"]["block_1"]["mlp"]["gate"]["kernel"].shape == (8, 12)
+
+    def logits_and_gradients(**options):
+        model, rngs = tiny(mlp="swiglu", dropout=0.2, **options), {"dropout": jax.random.key(0, impl="unsafe_rbg")}
+
+        def loss(params):
+            logits = model.apply({"params": params}, IMAGES, train=True, rngs=rngs)
+            return (logits**2).mean(), logits
+
+        (_, logits), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+        return logits, gradients
+
+    def assert_close(actual, expected):
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=5e-6 * max(1.0, np.abs(expected).max()))
+
+    loop = logits_and_gradients()
+    assert np.abs(loop[1]["encoder"]["block_0"]["mlp"]["gate"]["kernel"]).max() > 1e-3
+    jax.tree.map(assert_close, logits_and_gradients(scan_layers=True, remat="full"), loop)
+
+
 @pytest.mark.parametrize(
     ("field", "known"),
     [
-        ("pool", "cls, gap, map"),
+        ("mlp", "gelu, swiglu"),
+        ("pool", "cls, gap, map, cls_gap"),
         ("head", "linear, mlp"),
         ("remat", "none, dots, full"),
         ("position", "'learned', 'sincos2d' or 'none'"),

@@ -12,7 +12,8 @@ from PIL import Image
 
 from tests.training.conftest import small_config
 from vit_jax.errors import UserError
-from vit_jax.training.run import evaluate, train
+from vit_jax.training.evaluate import evaluate
+from vit_jax.training.run import train
 
 
 def encoded(image: Image.Image, file_format: str, **options) -> bytes:

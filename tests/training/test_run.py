@@ -12,9 +12,10 @@ from tests.training.conftest import small_config
 from vit_jax.data.sources import ArraySource, digits_source
 from vit_jax.errors import UserError
 from vit_jax.training.checkpoint import Checkpoints
+from vit_jax.training.evaluate import evaluate
 from vit_jax.training.loop import HeldOut, Interrupted, Loop
 from vit_jax.training.records import read_metrics
-from vit_jax.training.run import evaluate, train
+from vit_jax.training.run import train
 
 
 def assert_equal_trees(one, other):

@@ -25,6 +25,7 @@ from vit_jax.data.folder_tables import (
     labelled_files,
     shown,
 )
+from vit_jax.data.imagenet import readable
 from vit_jax.errors import UserError, nearest
 
 VALIDATION = ("val", "validation", "valid")
@@ -57,6 +58,7 @@ class Listing:
 
     Attributes:
       path: what was listed; `root` is the folder in it that `splits` are relative to.
+      class_names: in the order of the labels; words instead of ImageNet's wnids.
       splits: by name, the files and their int32 labels `[rows]`, ordered by name or by line.
       shuffled: whether the rows are to be shuffled, because they have to be divided by slicing.
       refused: why a split that seems to be there is not usable.
@@ -313,8 +315,8 @@ def _numbered(
             refused[split] = f"{split}/ holds no images; add some"
         else:
             labelled[split] = rows.files, np.array([numbers[name] for name in rows.classes], np.int32)
-    readable = [name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") for name in classes]
-    return Listing(scan.path, scan.root, readable, labelled, shuffled, refused, scan.stamps)
+    names = [name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") for name in classes]
+    return Listing(scan.path, scan.root, readable(names), labelled, shuffled, refused, scan.stamps)
 
 
 def _validation_classes(scan: Scan, images: list[str]) -> list[str]:

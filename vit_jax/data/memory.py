@@ -9,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from vit_jax.data.decode import UnreadableImage, decode_image, open_image
-from vit_jax.data.sources import ArraySource, Source, describe
+from vit_jax.data.sources import ArraySource, Source, describe, labels_of
 
 IN_MEMORY_BYTES = 2**31
 """A set whose decoded images need less than this is kept in memory."""
@@ -57,8 +57,6 @@ class _Kept:
     def __init__(self, source: Source, room: float):
         self.source, self.room = source, room
         self.class_names, self.image_size = source.class_names, source.image_size
-        if hasattr(source, "labels"):
-            self.labels = source.labels
 
     def __getstate__(self):
         return {"source": self.source, "room": self.room}
@@ -68,6 +66,11 @@ class _Kept:
 
     def __len__(self) -> int:
         return len(self.source)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """The label of every row, int `[rows]`, -1 where it cannot be read; no image is decoded for it."""
+        return labels_of(self.source)
 
     def describe(self, row: int) -> str:
         """Returns what a message calls a row."""

@@ -17,8 +17,9 @@ class Source(Protocol):
     """A random-access set of labelled images.
 
     `class_names` are in the order of the labels; `image_size` is (height, width) where all images share it, else None.
-    A source may have a method `describe(row)`, which returns what a message calls an example that cannot be read, and
-    an array `labels` of every row's label. A row that cannot be read raises an `OSError` or a `ValueError`.
+    A source may have a method `describe(row)`, which returns what a message calls an example that cannot be read, an
+    array `labels` of every row's label, -1 where it cannot be read, and a method `__getitems__(rows)` that reads many
+    rows at once. A row that cannot be read raises an `OSError` or a `ValueError`.
     """
 
     class_names: Sequence[str]
@@ -37,10 +38,21 @@ def describe(source: Source, row: int) -> str:
 
 
 def labels_of(source: Source) -> np.ndarray:
-    """Returns the label of every row, int `[rows]`; reads them all where the source has no `labels`."""
-    if hasattr(source, "labels"):
-        return np.asarray(source.labels)
-    return np.array([source[row][1] for row in tqdm(range(len(source)), "reading labels", disable=None)], np.int32)
+    """Returns the label of every row, int `[rows]`, -1 where it cannot be read.
+
+    Reads every row where the source has no `labels`.
+    """
+    labels = getattr(source, "labels", None)  # TFDS sets read them when asked: once
+    if labels is not None:
+        return np.asarray(labels)
+    return np.array([_label(source, row) for row in tqdm(range(len(source)), "reading labels", disable=None)], np.int32)
+
+
+def _label(source: Source, row: int) -> int:
+    try:
+        return source[row][1]
+    except (OSError, ValueError):
+        return -1
 
 
 @dataclasses.dataclass

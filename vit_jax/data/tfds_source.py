@@ -2,24 +2,33 @@
 
 import concurrent.futures
 import contextlib
+import functools
 import io
 import pathlib
 import re
 from collections.abc import Sequence
 
+import numpy as np
+from jaxtyping import Int
+from tqdm import tqdm
+
 from vit_jax.data import preparation
+from vit_jax.data.imagenet import readable
 from vit_jax.errors import UserError, nearest
 
 FILES_AT_ONCE = 16
 """Files that are opened side by side to count their records: 0.7 ms each on a local disk, more over a network."""
 
+LABELS_AT_ONCE = 1000
+"""Records that are read together for their labels."""
+
 
 class TfdsSource:
     """A split of a set that is prepared as array_record.
 
-    A row is (bytes of the encoded image file, label). `class_names` are in the order of the labels; `image_size` is
-    (height, width) where the set says that all images share it, else None. It is pickled as paths, for worker
-    processes.
+    A row is (bytes of the encoded image file, label). `class_names` are in the order of the labels, ImageNet's
+    in words; `image_size` is (height, width) where the set says that all images share it, else None. It is pickled as
+    paths, for worker processes, without labels that have been read.
 
     Raises:
       UserError: there is no such split, it is empty, or a file of it is missing or cut short.
@@ -38,7 +47,7 @@ class TfdsSource:
         _require_whole(info.full_name, files)
         self.name = f"{info.full_name} {split}"
         self.records = ArrayRecordDataSource(files)
-        self.class_names = list(info.features["label"].names)
+        self.class_names = readable(list(info.features["label"].names))
         height, width, _ = info.features["image"].shape
         self.image_size = (height, width) if height and width else None
 
@@ -64,6 +73,23 @@ class TfdsSource:
         except RuntimeError as error:
             raise OSError(f"a record is damaged: {error}") from error
         return [_example(_features(record)) for record in records]
+
+    @functools.cached_property
+    def labels(self) -> Int[np.ndarray, "rows"]:
+        """The label of every row, -1 where the record is damaged. Every record is read for it, no image decoded."""
+        blocks = [range(first, min(first + LABELS_AT_ONCE, len(self))) for first in range(0, len(self), LABELS_AT_ONCE)]
+        labels = np.full(len(self), -1, np.int32)
+        for rows in tqdm(blocks, "reading labels", leave=False, disable=None):
+            try:
+                labels[rows.start : rows.stop] = [label for _, label in self.__getitems__(rows)]
+            except OSError:
+                for row in rows:
+                    with contextlib.suppress(OSError):
+                        labels[row] = self[row][1]
+        return labels
+
+    def __getstate__(self):
+        return {name: value for name, value in self.__dict__.items() if name != "labels"}
 
     def describe(self, row: int) -> str:
         """Returns what a message calls a row: `imagenet2012/5.1.0 train row 17 (n01440764_10026.JPEG)`."""

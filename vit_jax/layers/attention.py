@@ -8,8 +8,11 @@ from jaxtyping import Array, Float
 from vit_jax.layers.dense import Dense
 from vit_jax.layers.drop import dropout
 from vit_jax.layers.norm import LayerNorm
-from vit_jax.layers.product import attend
+from vit_jax.layers.product import attend, attention_weights
 from vit_jax.layers.types import DTypeLike
+
+ATTENTION = "attention"
+"""The collection into which attention weights are sown where the caller makes it mutable; else they are not formed."""
 
 
 class Attention(nn.Module):
@@ -51,6 +54,9 @@ class Attention(nn.Module):
         if self.qk_norm:
             query = LayerNorm(self.norm_epsilon, name="query_norm", **types)(query)
             keys = LayerNorm(self.norm_epsilon, name="key_norm", **types)(keys)
+        if self.is_mutable_collection(ATTENTION) and not self.is_initializing():
+            weights = attention_weights(query, keys).reshape(x.shape[0], self.heads, query.shape[1], x.shape[1])
+            self.sow(ATTENTION, "weights", weights, init_fn=lambda: None, reduce_fn=lambda _, latest: latest)
         drop = None if key is None or self.dropout == 0.0 else (lambda p: dropout(key, p, self.dropout))
         mixed = attend(query, keys, value, drop)
         return Dense(width, in_axes=2, out_dtype=jnp.float32, name="out", **types)(mixed)

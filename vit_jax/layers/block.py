@@ -8,16 +8,20 @@ from jaxtyping import Array, Float
 from vit_jax.layers.attention import Attention
 from vit_jax.layers.drop import drop_path, dropout
 from vit_jax.layers.layer_scale import LayerScale
-from vit_jax.layers.mlp import Mlp
+from vit_jax.layers.mlp import Mlp, SwiGlu
 from vit_jax.layers.norm import LayerNorm
 from vit_jax.layers.types import DTypeLike
 
 
 class EncoderBlock(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)) (Dosovitskiy et al. 2021, eqs. 2 and 3)."""
+    """x + attention(norm(x)), then x + mlp(norm(x)) (Dosovitskiy et al. 2021, eqs. 2 and 3).
+
+    `mlp` is `gelu` (see `Mlp`) or `swiglu` (see `SwiGlu`).
+    """
 
     heads: int
     mlp_dim: int
+    mlp: str = "gelu"
     gelu: str = "tanh"
     qk_norm: bool = False
     qkv_bias: bool = True
@@ -47,8 +51,10 @@ class EncoderBlock(nn.Module):
             name="attention",
             **types,
         )
-        mlp = Mlp(self.mlp_dim, self.gelu, self.dropout, name="mlp", **types)
-
+        if self.mlp == "swiglu":
+            mlp = SwiGlu(self.mlp_dim, self.dropout, name="mlp", **types)
+        else:
+            mlp = Mlp(self.mlp_dim, self.gelu, self.dropout, name="mlp", **types)
         branch = attention(LayerNorm(self.norm_epsilon, name="norm_0", **types)(x), keys[0])
         branch = self.scaled("layer_scale_0", dropout(keys[1], branch, self.dropout))
         x = x + drop_path(keys[2], branch, drop_path_rate)

@@ -1,4 +1,4 @@
-"""The two-layer perceptron of an encoder block."""
+"""The perceptrons of an encoder block."""
 
 import functools
 
@@ -50,6 +50,29 @@ class Mlp(nn.Module):
         keys = (None, None) if key is None else jax.random.split(key)
         hidden = Dense(self.mlp_dim, name="dense_0", **types)(x)
         hidden = gelu(hidden, self.gelu == "tanh")
+        hidden = dropout(keys[0], hidden, self.dropout)
+        out = Dense(x.shape[-1], name="dense_1", out_dtype=jnp.float32, **types)(hidden)
+        return dropout(keys[1], out, self.dropout)
+
+
+class SwiGlu(nn.Module):
+    """(silu(x W_gate) * x W_0) W_1 (Shazeer 2020, "GLU Variants Improve Transformer"), as in DINOv2's giant model.
+
+    `mlp_dim` is the width of the product, which DINOv2 makes two thirds of the plain MLP's, in steps of 8.
+    """
+
+    mlp_dim: int
+    dropout: float = 0.0
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch tokens width"], key: jax.Array | None = None):
+        types = {"dtype": self.dtype, "param_dtype": self.param_dtype, "bias_init": nn.initializers.normal(1e-6)}
+        keys = (None, None) if key is None else jax.random.split(key)
+        gate = Dense(self.mlp_dim, name="gate", **types)(x)
+        hidden = Dense(self.mlp_dim, name="dense_0", **types)(x)
+        hidden = (nn.silu(gate.astype(jnp.float32)) * hidden.astype(jnp.float32)).astype(hidden.dtype)
         hidden = dropout(keys[0], hidden, self.dropout)
         out = Dense(x.shape[-1], name="dense_1", out_dtype=jnp.float32, **types)(hidden)
         return dropout(keys[1], out, self.dropout)

@@ -34,6 +34,7 @@ class PatchEmbed(nn.Module):
 
     patch_size: tuple[int, int]
     width: int
+    use_bias: bool = True
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
 
@@ -43,7 +44,7 @@ class PatchEmbed(nn.Module):
         rows, columns = grid_shape((height, breadth), self.patch_size)
         shape = (*self.patch_size, channels, self.width)
         kernel = self.param("kernel", flat_fan(nn.initializers.lecun_normal(), 3), shape, self.param_dtype)
-        bias = self.param("bias", nn.initializers.zeros, (self.width,), self.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.width,), self.param_dtype) if self.use_bias else None
         patches = images.reshape(batch, rows, self.patch_size[0], columns, self.patch_size[1], channels)
         patches = patches.transpose(0, 1, 3, 2, 4, 5).reshape(batch * rows * columns, -1)
         dtype = jnp.dtype(self.dtype or images.dtype)

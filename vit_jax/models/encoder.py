@@ -1,4 +1,4 @@
-"""A stack of encoder blocks, run as a loop or as a scan, with or without rematerialisation."""
+"""A stack of blocks, run as a loop or as a scan, with or without rematerialisation."""
 
 from collections.abc import Sequence
 
@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vit_jax.layers.attention import ATTENTION
 from vit_jax.layers.block import EncoderBlock
 from vit_jax.layers.drop import drop_path_rate
 from vit_jax.layers.types import DTypeLike
@@ -17,19 +18,75 @@ REMAT_POLICIES = {
 }
 """What is kept for the backward pass: the results of products with weights, or the blocks' inputs alone."""
 
+RATES = ("dropout", "attention_dropout", "drop_path")
+"""The fields of a stack by which it drops at random in training."""
 
-class Encoder(nn.Module):
-    """`depth` pre-norm blocks; parameters are `block_0`, `block_1`, … whichever way they are run.
+
+class BlockStack(nn.Module):
+    """Equal blocks in a row; parameters are `block_0`, `block_1`, … whichever way they are run.
+
+    A subclass names its `block_class`, whose layers are called with tokens, a key or None, and a drop path rate, and
+    has all fields of that class beside its own.
 
     Attributes:
+      depth: the number of blocks.
+      drop_path: the last block's rate; it grows linearly from 0 at the first.
       remat: "none", "dots" (keep the products' results, recompute the rest) or "full" (keep only each block's input).
       scan_layers: compile one block and scan over the depth: compile time no longer grows with it. The parameters are
         stacked inside the step, so names, checkpoints and results stay those of the loop.
     """
 
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch tokens width"], train: bool, layers: Sequence[int] = ()
+    ) -> tuple[Float[Array, "batch tokens width"], list[Float[Array, "batch tokens width"]]]:
+        """Returns the tokens after the last block, and those after each of the blocks named in `layers`."""
+        random = train and max(getattr(self, rate, 0.0) for rate in RATES) > 0
+        key = self.make_rng("dropout") if random else None
+        looked_into = self.is_mutable_collection(ATTENTION)
+        if self.scan_layers and not self.is_initializing() and not looked_into:
+            return self.scan(x, key, layers)
+        block_class = self.block_class
+        if self.remat != "none" and not looked_into:
+            block_class = nn.remat(block_class, policy=REMAT_POLICIES[self.remat])
+        wanted = {}
+        for i in range(self.depth):
+            block_key = None if key is None else jax.random.fold_in(key, i)
+            x = self.block(block_class, f"block_{i}")(x, block_key, drop_path_rate(self.drop_path, i, self.depth))
+            if i in layers:
+                wanted[i] = x
+        return x, [wanted[i] for i in layers]
+
+    def block(self, block_class: type[nn.Module], name: str | None, **kwargs) -> nn.Module:
+        """Returns one block with this stack's options."""
+        fields = self.block_class.__dataclass_fields__.keys() - {"parent", "name"}
+        return block_class(name=name, **{field: getattr(self, field) for field in fields}, **kwargs)
+
+    def scan(self, x: Float[Array, "batch tokens width"], key: jax.Array | None, layers: Sequence[int]):
+        """Runs the blocks as one scanned block over their stacked parameters."""
+        blocks = [self.variables["params"][f"block_{i}"] for i in range(self.depth)]
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)
+        block = self.block(self.block_class, None, parent=None)
+
+        def body(x, scanned):
+            params, i = scanned
+            block_key = None if key is None else jax.random.fold_in(key, i)
+            x = block.apply({"params": params}, x, block_key, drop_path_rate(self.drop_path, i, self.depth))
+            return x, x if layers else None
+
+        if self.remat != "none":
+            body = jax.checkpoint(body, policy=REMAT_POLICIES[self.remat], prevent_cse=False)
+        x, outputs = jax.lax.scan(body, x, (stacked, jnp.arange(self.depth)))
+        return x, [outputs[i] for i in layers]
+
+
+class Encoder(BlockStack):
+    """The `depth` pre-norm blocks of a Vision Transformer."""
+
     depth: int
     heads: int
     mlp_dim: int
+    mlp: str = "gelu"
     gelu: str = "tanh"
     qk_norm: bool = False
     qkv_bias: bool = True
@@ -43,57 +100,4 @@ class Encoder(nn.Module):
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
 
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "batch tokens width"], train: bool, layers: Sequence[int] = ()
-    ) -> tuple[Float[Array, "batch tokens width"], list[Float[Array, "batch tokens width"]]]:
-        """Returns the tokens after the last block, and those after each of the blocks named in `layers`."""
-        random = train and max(self.dropout, self.attention_dropout, self.drop_path) > 0
-        key = self.make_rng("dropout") if random else None
-        if self.scan_layers and not self.is_initializing():
-            return self.scan(x, key, layers)
-        block_class = EncoderBlock
-        if self.remat != "none":
-            block_class = nn.remat(EncoderBlock, policy=REMAT_POLICIES[self.remat])
-        wanted = {}
-        for i in range(self.depth):
-            block_key = None if key is None else jax.random.fold_in(key, i)
-            x = self.block(block_class, f"block_{i}")(x, block_key, drop_path_rate(self.drop_path, i, self.depth))
-            if i in layers:
-                wanted[i] = x
-        return x, [wanted[i] for i in layers]
-
-    def block(self, block_class: type[EncoderBlock], name: str | None, **kwargs) -> EncoderBlock:
-        """Returns one block with this encoder's options."""
-        return block_class(
-            self.heads,
-            self.mlp_dim,
-            self.gelu,
-            self.qk_norm,
-            self.qkv_bias,
-            self.layer_scale,
-            self.dropout,
-            self.attention_dropout,
-            self.norm_epsilon,
-            self.dtype,
-            self.param_dtype,
-            name=name,
-            **kwargs,
-        )
-
-    def scan(self, x: Float[Array, "batch tokens width"], key: jax.Array | None, layers: Sequence[int]):
-        """Runs the blocks as one scanned block over their stacked parameters."""
-        blocks = [self.variables["params"][f"block_{i}"] for i in range(self.depth)]
-        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)
-        block = self.block(EncoderBlock, None, parent=None)
-
-        def body(x, scanned):
-            params, i = scanned
-            block_key = None if key is None else jax.random.fold_in(key, i)
-            x = block.apply({"params": params}, x, block_key, drop_path_rate(self.drop_path, i, self.depth))
-            return x, x if layers else None
-
-        if self.remat != "none":
-            body = jax.checkpoint(body, policy=REMAT_POLICIES[self.remat], prevent_cse=False)
-        x, outputs = jax.lax.scan(body, x, (stacked, jnp.arange(self.depth)))
-        return x, [outputs[i] for i in layers]
+    block_class = EncoderBlock

@@ -9,6 +9,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from vit_jax.errors import UserError, nearest
+from vit_jax.models.deit import DistilledVisionTransformer
+from vit_jax.models.hybrid import HybridVisionTransformer
+from vit_jax.models.mixer import Mixer
 from vit_jax.models.vit import VisionTransformer
 
 
@@ -62,6 +65,19 @@ def create_model(name: str, **overrides) -> nn.Module:
     return found.module(**{**found.fields, **checked})
 
 
+def name_of(module: type[nn.Module], fields: dict[str, object]) -> tuple[str, dict[str, object]]:
+    """Returns the first name of that class whose fields agree with `fields`, and those that the name does not fix."""
+    defaults = {field.name: field.default for field in dataclasses.fields(module)}
+    full = {**defaults, **fields}
+    for name, found in _REGISTRY.items():
+        if found.module is not module:
+            continue
+        if all(full[key] == value for key, value in found.fields.items() if key != "num_classes"):
+            known = {**defaults, **found.fields}
+            return name, {key: value for key, value in fields.items() if known[key] != value}
+    raise ValueError(f"no architecture of class {module.__name__} is registered")
+
+
 def field_types(module: type[nn.Module]) -> dict[str, object]:
     """Returns the fields of a model class that a config may set, with their types."""
     hints = typing.get_type_hints(module)
@@ -109,11 +125,12 @@ def _converted(option: object, value: object) -> object:
     if option is typing.Any:
         return value
     if typing.get_origin(option) is tuple:
-        length = len(typing.get_args(option))
-        pair = (value,) * length if isinstance(value, int) else value
-        fits = isinstance(pair, tuple | list) and len(pair) == length
-        fits = fits and all(isinstance(v, int) and not isinstance(v, bool) for v in pair)
-        return tuple(pair) if fits else _MISMATCH
+        args = typing.get_args(option)
+        length = None if args[-1] is Ellipsis else len(args)
+        several = (value,) * length if length and isinstance(value, int) else value
+        fits = isinstance(several, tuple | list) and length in (None, len(several))
+        fits = fits and all(isinstance(v, int) and not isinstance(v, bool) for v in several)
+        return tuple(several) if fits else _MISMATCH
     if option is type(None):
         return value if value is None else _MISMATCH
     if option is float and isinstance(value, int) and not isinstance(value, bool):
@@ -139,6 +156,21 @@ VIT_SIZES = {
 }
 """Dosovitskiy et al. 2021, table 1; Ti and S from Touvron et al. 2021; M and g from big_vision (Zhai et al. 2022)."""
 
+HYBRIDS = {
+    "r_ti16": {"stages": (), "patch_size": (8, 8), **VIT_SIZES["ti"]},
+    "r26_s32": {"stages": (2, 2, 2, 2), **VIT_SIZES["s"]},
+    "r50_b16": {"stages": (3, 4, 9), **VIT_SIZES["b"]},
+    "r50_l32": {"stages": (3, 4, 6, 3), **VIT_SIZES["l"]},
+}
+"""Dosovitskiy et al. 2021 (R50+B/16), Steiner et al. 2022; R+Ti/16 bears its name though its patches are 32 pixels."""
+
+MIXER_SIZES = {
+    "s": {"width": 512, "depth": 8, "tokens_mlp_dim": 256, "channels_mlp_dim": 2048},
+    "b": {"width": 768, "depth": 12, "tokens_mlp_dim": 384, "channels_mlp_dim": 3072},
+    "l": {"width": 1024, "depth": 24, "tokens_mlp_dim": 512, "channels_mlp_dim": 4096},
+}
+"""Tolstikhin et al. 2021, table 1."""
+
 CIFAR_SIZES = {
     "micro": {"width": 128, "depth": 4, "heads": 8, "mlp_dim": 256},
     "lite6": {"width": 256, "depth": 6, "heads": 4, "mlp_dim": 512},
@@ -152,3 +184,18 @@ for _size, _fields in VIT_SIZES.items():
         register(f"vit_{_size}{_patch}", VisionTransformer, patch_size=(_patch, _patch), **_fields)
 for _size, _fields in CIFAR_SIZES.items():
     register(f"vit_cifar_{_size}", VisionTransformer, patch_size=(4, 4), num_classes=10, **_fields)
+for _size in ("ti", "s", "b"):
+    _fields = {"patch_size": (16, 16), "gelu": "exact", **VIT_SIZES[_size]}
+    register(f"deit_{_size}16", VisionTransformer, **_fields)
+    register(f"deit_{_size}16_distilled", DistilledVisionTransformer, **_fields)
+for _name, _fields in HYBRIDS.items():
+    register(_name, HybridVisionTransformer, **_fields)
+for _name in ("s32", "s16", "b32", "b16", "l16"):
+    _patch = int(_name[1:])
+    register(f"mixer_{_name}", Mixer, patch_size=(_patch, _patch), **MIXER_SIZES[_name[0]])
+
+# Last, as `name_of` takes the first name that agrees, and these agree with everything.
+register("vit", VisionTransformer)
+register("vit_distilled", DistilledVisionTransformer)
+register("hybrid", HybridVisionTransformer)
+register("mixer", Mixer)

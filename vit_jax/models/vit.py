@@ -16,7 +16,8 @@ from vit_jax.layers.types import DTypeLike
 from vit_jax.models.encoder import REMAT_POLICIES, Encoder
 
 CHOICES = {
-    "pool": ("cls", "gap", "map"),
+    "pool": ("cls", "gap", "map", "cls_gap"),
+    "mlp": ("gelu", "swiglu"),
     "head": ("linear", "mlp"),
     "remat": ("none", *REMAT_POLICIES),
 }
@@ -32,8 +33,15 @@ class VisionTransformer(nn.Module):
 
     Attributes:
       patch_size: height and width of a patch, in pixels.
-      pool: `cls` token, mean of the patches (`gap`), or attention pooling (`map`, Zhai et al. 2022).
+      mlp: `gelu`, or `swiglu` as in DINOv2's giant model; `mlp_dim` is its hidden width.
+      gelu: `tanh` as in Google's weights, `exact` as in timm's and Hugging Face's.
+      pool: `cls` token, mean of the patches (`gap`), attention pooling of the patches (`map`, Zhai et
+        al. 2022), or cls token and
+        mean side by side (`cls_gap`, DINOv2's linear classifier).
+      pool_norm: the final norm comes after the pooling, not before it (timm's `fc_norm`); `features` are then bare.
+      pre_norm: a norm before the first block, and no bias in the patch embedding (CLIP, Radford et al. 2021).
       cls_token: a cls token although the pooling does not use it.
+      cls_position: the cls token has a row of the learned positions.
       pre_logits: width of a Dense + tanh layer before the head, or None.
       head: `linear`, or `mlp`: the head of the original pre-training (section 3.1), whose hidden layer is a pre-logits
         layer as wide as the encoder.
@@ -49,11 +57,15 @@ class VisionTransformer(nn.Module):
     depth: int = 12
     heads: int = 12
     mlp_dim: int = 3072
+    mlp: str = "gelu"
+    gelu: str = "tanh"
     pool: str = "cls"
+    pool_norm: bool = False
+    pre_norm: bool = False
     cls_token: bool = False
+    cls_position: bool = True
     registers: int = 0
     position: str = "learned"
-    gelu: str = "tanh"
     qk_norm: bool = False
     qkv_bias: bool = True
     layer_scale: float | None = None
@@ -82,16 +94,19 @@ class VisionTransformer(nn.Module):
             if not 0 <= getattr(self, field) < 1:
                 raise ValueError(f"{field} must be at least 0 and less than 1, not {getattr(self, field)}")
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        self.patch_embed = PatchEmbed(self.patch_size, self.width, **types)
-        if self.has_cls:
-            self.cls = self.param("cls", nn.initializers.zeros, (1, 1, self.width), self.param_dtype)
-        self.position_embed = PositionEmbed(self.position, int(self.has_cls), self.param_dtype)
+        self.patch_embed = PatchEmbed(self.patch_size, self.width, not self.pre_norm, **types)
+        for token in self.class_tokens:
+            setattr(self, token, self.param(token, nn.initializers.zeros, (1, 1, self.width), self.param_dtype))
+        positioned = len(self.class_tokens) if self.cls_position else 0
+        self.position_embed = PositionEmbed(self.position, positioned, self.param_dtype)
         if self.registers:
             shape = (1, self.registers, self.width)
             self.register_tokens = self.param("registers", nn.initializers.normal(0.02), shape, self.param_dtype)
         self.encoder = Encoder(
             **{name: getattr(self, name) for name in Encoder.__dataclass_fields__ if name not in ("parent", "name")}
         )
+        if self.pre_norm:
+            self.first_norm = LayerNorm(self.norm_epsilon, name="pre_norm", **types)
         self.norm = LayerNorm(self.norm_epsilon, **types)
         if self.pool == "map":
             self.map_pool = MapPool(self.heads, self.mlp_dim, self.gelu, self.norm_epsilon, **types)
@@ -108,9 +123,9 @@ class VisionTransformer(nn.Module):
             )
 
     @property
-    def has_cls(self) -> bool:
-        """Whether a cls token stands before the patches."""
-        return self.pool == "cls" or self.cls_token
+    def class_tokens(self) -> tuple[str, ...]:
+        """Names of the learned tokens that stand before the registers and the patches."""
+        return ("cls",) if self.pool in ("cls", "cls_gap") or self.cls_token else ()
 
     @property
     def hidden_width(self) -> int | None:
@@ -120,7 +135,7 @@ class VisionTransformer(nn.Module):
     @property
     def prefix_tokens(self) -> int:
         """Number of tokens before the patches."""
-        return int(self.has_cls) + self.registers
+        return len(self.class_tokens) + self.registers
 
     def __call__(
         self, images: Float[Array, "batch height width 3"], train: bool = False
@@ -132,13 +147,15 @@ class VisionTransformer(nn.Module):
     def embed(self, images: Float[Array, "batch height width 3"], train: bool = False) -> Float[Array, "batch width"]:
         """Returns the pooled vector before the head, pre-logits layer included."""
         x = self.pooled(self.features(images, train))
+        x = self.norm(x) if self.pool_norm else x
         return jnp.tanh(self.pre_logits_dense(x)) if self.hidden_width else x
 
     def features(
         self, images: Float[Array, "batch height width 3"], train: bool = False
     ) -> Float[Array, "batch tokens width"]:
-        """Returns all tokens after the last block and the final norm, before pooling."""
-        return self.norm(self.encoder(self.tokens(images, train), train)[0])
+        """Returns all tokens after the last block and, unless `pool_norm`, the final norm; before pooling."""
+        x = self.encoder(self.tokens(images, train), train)[0]
+        return x if self.pool_norm else self.norm(x)
 
     def intermediates(
         self, images: Float[Array, "batch height width 3"], layers: Sequence[int], train: bool = False
@@ -153,27 +170,36 @@ class VisionTransformer(nn.Module):
             raise ValueError(f"no layer {unknown[0]} in a model of depth {self.depth}")
         return self.encoder(self.tokens(images, train), train, tuple(i % self.depth for i in layers))[1]
 
+    def patches(
+        self, images: Float[Array, "batch height width 3"]
+    ) -> tuple[Float[Array, "batch patches width"], tuple[int, int]]:
+        """Returns the embedded patches, row by row, and the rows and columns of their grid."""
+        return self.patch_embed(images), grid_shape(images.shape[1:3], self.patch_size)
+
     def tokens(self, images: Float[Array, "batch height width 3"], train: bool) -> Float[Array, "batch tokens width"]:
         """Returns the tokens that enter the first block."""
-        rows, columns = grid_shape(images.shape[1:3], self.patch_size)
-        x = self.patch_embed(images)
-        if self.has_cls:
-            x = jnp.concatenate([self.broadcast(self.cls, x), x], axis=1)
-        x = self.position_embed(x, rows, columns)
+        x, grid = self.patches(images)
+        if not self.cls_position:
+            x = self.position_embed(x, *grid)
+        leading = [self.broadcast(getattr(self, token), x) for token in self.class_tokens]
+        x = jnp.concatenate([*leading, x], axis=1)
+        if self.cls_position:
+            x = self.position_embed(x, *grid)
         if self.registers:
-            prefix = int(self.has_cls)
             registers = self.broadcast(self.register_tokens, x)
-            x = jnp.concatenate([x[:, :prefix], registers, x[:, prefix:]], axis=1)
+            x = jnp.concatenate([x[:, : len(leading)], registers, x[:, len(leading) :]], axis=1)
         key = self.make_rng("dropout") if train and self.dropout else None
-        return dropout(key, x, self.dropout)
+        x = dropout(key, x, self.dropout)
+        return self.first_norm(x).astype(x.dtype) if self.pre_norm else x
 
     def pooled(self, tokens: Float[Array, "batch tokens width"]) -> Float[Array, "batch width"]:
         """Returns one vector an image."""
         if self.pool == "cls":
             return tokens[:, 0]
         if self.pool == "map":
-            return self.map_pool(tokens)
-        return tokens[:, self.prefix_tokens :].astype(jnp.float32).mean(axis=1)
+            return self.map_pool(tokens[:, self.prefix_tokens :])
+        mean = tokens[:, self.prefix_tokens :].astype(jnp.float32).mean(axis=1)
+        return mean if self.pool == "gap" else jnp.concatenate([tokens[:, 0].astype(jnp.float32), mean], axis=-1)
 
     @staticmethod
     def broadcast(token: Float[Array, "1 n width"], tokens: Float[Array, "batch tokens width"]):

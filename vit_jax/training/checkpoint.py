@@ -3,14 +3,12 @@
 import contextlib
 from collections.abc import Iterator
 
-import jax
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
 from vit_jax.errors import UserError, explained_writes
-from vit_jax.training.optimizer import path_name
 from vit_jax.training.state import TrainState
 
 
@@ -87,21 +85,6 @@ class Checkpoints:
         with self.explained_damage(step):
             return self.manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like)))["state"]
 
-    def restore_params(self, step: int, like: dict) -> tuple[dict, bool]:
-        """Returns the parameters of a step that evaluation uses, and whether they are an average.
-
-        Raises:
-          UserError: names or shapes are not those of `like`.
-        """
-        directory = self.directory / str(step) / "state"
-        with ocp.PyTreeCheckpointer() as checkpointer, self.explained_damage(step):
-            saved = checkpointer.metadata(directory).item_metadata.tree
-            name = "ema_params" if saved.get("ema_params") else "params"
-            require_same_shapes(saved[name], like, f"step {step} in {self.directory}")
-            restore_args = ocp.checkpoint_utils.construct_restore_args({name: like})
-            args = ocp.args.PyTreeRestore(item={name: like}, restore_args=restore_args, partial_restore=True)
-            return checkpointer.restore(directory, args=args)[name], name == "ema_params"
-
     def facts(self, step: int) -> dict:
         """Returns what was saved beside the state of a step: its data position (`position`) and the run's facts."""
         with self.explained_damage(step):
@@ -124,17 +107,3 @@ class Checkpoints:
         """Waits for the last save and lets go."""
         self.wait()
         self.manager.close()
-
-
-def require_same_shapes(saved: dict, wanted: dict, where: str) -> None:
-    """Raises a `UserError` that names the first parameter which is missing, not wanted, or of another shape."""
-    shapes = [
-        {path_name(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-        for tree in (saved, wanted)
-    ]
-    for name in sorted(shapes[0].keys() | shapes[1].keys()):
-        have, want = (tree.get(name) for tree in shapes)
-        if have != want:
-            raise UserError(
-                f"{where} is of another model: parameter {name} is {have or 'missing'}, not {want or 'wanted'}"
-            )

@@ -18,11 +18,16 @@ from vit_jax.data.loading import EvalBatches, HostRows, TrainBatches
 from vit_jax.data.memory import kept_in_memory
 from vit_jax.data.order import Order
 from vit_jax.data.policy import ColorJitter, Policy
+from vit_jax.data.preprocessing import Preprocessing
 from vit_jax.data.sources import Source, labels_of, open_source
+from vit_jax.data.subset import subset
 from vit_jax.duration import Clock, to_steps
 from vit_jax.errors import UserError
 from vit_jax.evaluation.classification import EvalStep
+from vit_jax.models.lora import merge
 from vit_jax.models.registry import create_model
+from vit_jax.training.frozen import frozen_pattern, split
+from vit_jax.training.lora import lora_scale, with_lora
 from vit_jax.training.losses import class_weights, make_loss, weighted
 from vit_jax.training.optimizer import make_optimizer
 from vit_jax.training.sharding import (
@@ -47,6 +52,7 @@ class Experiment:
       train_step: jitted (state, batch) -> (state, metrics); donates the state.
       eval_step: jitted (params, batch) -> per-example results.
       shardings: layout of every array of the state.
+      frozen: regular expression of the parameters that are not trained, or None.
     """
 
     config: ConfigDict
@@ -60,6 +66,7 @@ class Experiment:
     train_step: jax.stages.Wrapped
     eval_step: jax.stages.Wrapped
     shardings: TrainState
+    frozen: str | None
 
     def steps(self, key: str) -> int:
         """Returns the duration of a dotted config key in steps.
@@ -102,8 +109,12 @@ class Experiment:
 
 
 def named_source(config: ConfigDict, key: str) -> Source:
-    """Returns the examples of `train_split`, `val_split` or `eval_split`, kept in memory where they fit."""
-    source = open_source(config.data.name, config.data[key], config.data.dir)
+    """Returns the examples of `train_split`, `val_split` or `eval_split`, kept in memory where they fit.
+
+    Raises:
+      UserError: there is no such set or split, or it has not the classes that the config asks for.
+    """
+    source = subset(open_source(config.data.name, config.data[key], config.data.dir), config.data.classes)
     return kept_in_memory(source, max(config.data.workers, 1)) if config.data.in_memory else source
 
 
@@ -123,14 +134,13 @@ def build(config: ConfigDict, source: Source | None = None, devices: Sequence[ja
 
     Args:
       config: resolved (see `vit_jax.config.resolve`).
-      source: training examples in place of the set that `config.data` names.
+      source: training examples in place of the set that `config.data` names, of which `data.classes` are taken.
       devices: what the mesh is made of; None is all there are.
 
     Raises:
       UserError: parts of the config do not fit together.
     """
-    if source is None:
-        source = named_source(config, "train_split")
+    source = named_source(config, "train_split") if source is None else subset(source, config.data.classes)
     if not len(source):
         raise UserError("there is nothing to train on: the training source is empty")
     mesh = make_mesh(config.mesh, devices)
@@ -144,7 +154,10 @@ def build(config: ConfigDict, source: Source | None = None, devices: Sequence[ja
     transform = host_transform(config, source)
     model = build_model(config, source, transform.size)
     augment = device_augment(config, len(source.class_names))
-    optimizer, schedule = make_optimizer(config, clock)
+    init_params = functools.partial(initial_params, config, model, transform.size)
+    abstract_params = jax.eval_shape(init_params)
+    frozen = frozen_pattern(config, abstract_params)
+    optimizer, schedule = make_optimizer(config, clock, abstract_params)
     loss = make_loss(config.train.loss)
     train_loss = loss
     if config.train.class_weights is not None:
@@ -153,15 +166,30 @@ def build(config: ConfigDict, source: Source | None = None, devices: Sequence[ja
     ema_decay = config.train.ema_decay
 
     def initial_state() -> TrainState:
-        params_key, state_key = initial_keys(config.seed)
-        params = model.init(params_key, jnp.zeros((1, *transform.size, 3)))["params"]
+        params = init_params()
         ema_params = None if ema_decay is None else jax.tree.map(jnp.copy, params)
-        rng = jax.random.key_data(state_key)
-        return TrainState(jnp.zeros((), jnp.int32), params, {}, optimizer.init(params), ema_params, rng)
+        rng = jax.random.key_data(initial_keys(config.seed)[1])
+        opt_state = optimizer.init(split(params, frozen)[0])
+        return TrainState(jnp.zeros((), jnp.int32), params, {}, opt_state, ema_params, rng)
 
     shardings = state_shardings(mesh, jax.eval_shape(initial_state))
-    smoothing, accumulate = config.train.label_smoothing, config.train.accumulate
-    train_step = TrainStep(model, optimizer, schedule, augment, train_loss, smoothing, accumulate, ema_decay)
+    train_step = TrainStep(
+        model,
+        optimizer,
+        schedule,
+        augment,
+        train_loss,
+        label_smoothing=config.train.label_smoothing,
+        accumulate=config.train.accumulate,
+        ema_decay=ema_decay,
+        frozen=frozen,
+        lora_scale=lora_scale(config),
+    )
+    eval_rows = EvalStep(model, augment.normalisation, loss)
+
+    def eval_step(params: dict, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        return eval_rows(merge(params, lora_scale(config)), batch)
+
     batch_layout, whole = batch_sharding(mesh), replicated(mesh)
     return Experiment(
         config=config,
@@ -175,13 +203,21 @@ def build(config: ConfigDict, source: Source | None = None, devices: Sequence[ja
         train_step=jax.jit(
             train_step, in_shardings=(shardings, batch_layout), out_shardings=(shardings, whole), donate_argnums=0
         ),
-        eval_step=jax.jit(
-            EvalStep(model, augment.normalisation, loss),
-            in_shardings=(shardings.params, batch_layout),
-            out_shardings=whole,
-        ),
+        eval_step=jax.jit(eval_step, in_shardings=(shardings.params, batch_layout), out_shardings=whole),
         shardings=shardings,
+        frozen=frozen,
     )
+
+
+def initial_params(config: ConfigDict, model: nn.Module, size: tuple[int, int]) -> dict:
+    """Returns the first values of all parameters, LoRA's factors included; those of the model do not depend on them.
+
+    Raises:
+      UserError: the config's LoRA does not fit the model.
+    """
+    key, _ = initial_keys(config.seed)
+    params = model.init(key, jnp.zeros((1, *size, 3)))["params"]
+    return with_lora(jax.random.fold_in(key, 0), params, config)
 
 
 def build_model(config: ConfigDict, source: Source, size: tuple[int, int]) -> nn.Module:
@@ -227,12 +263,18 @@ def host_transform(config: ConfigDict, source: Source) -> HostTransform:
             affine=Affine(**augment.affine),
             jitter=ColorJitter(augment.color_jitter),
             policy=host_policy(config),
-            resize=data.resize,
+            resize=data.resize or None,
             interpolation=data.interpolation,
             antialias=data.antialias,
         )
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+def preprocessing_of(config: ConfigDict, size: tuple[int, int]) -> Preprocessing:
+    """Returns what evaluation does to an image, as it is kept beside the weights."""
+    data = config.data
+    return Preprocessing(size, data.resize or None, data.interpolation, data.antialias, data.mean, data.std)
 
 
 def host_policy(config: ConfigDict) -> Policy:

@@ -44,12 +44,12 @@ def class_weights(text: str, labels: Int[np.ndarray, "rows"], classes: int) -> F
 
     Args:
       text: `balanced` (every class counts the same, however many examples it has), or a number for each class.
-      labels: of the training examples.
+      labels: of the training examples; those that could not be read, which are -1, do not count.
 
     Raises:
       UserError: the text is neither, or has another number of classes.
     """
-    counts = np.bincount(labels, minlength=classes)
+    counts = np.bincount(labels[labels >= 0], minlength=classes)
     if text == "balanced":
         weights = 1 / np.maximum(counts, 1)
     else:

@@ -1,4 +1,7 @@
-"""Optimizers from the config: AdamW, SGD with momentum, Muon."""
+"""Optimizers from the config: AdamW, SGD with momentum, Muon; and the learning rate of each layer."""
+
+import re
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
@@ -23,28 +26,36 @@ def kernels(params) -> dict:
     return jax.tree_util.tree_map_with_path(lambda path, _: path_name(path).endswith("kernel"), params)
 
 
+COMMON_KEYS = ("name", "lr", "weight_decay", "layer_decay", "frozen", "momentum_dtype")
 USED_KEYS = {
     "adamw": ("betas", "eps"),
     "sgd": ("momentum",),
     "muon": ("momentum", "betas", "eps", "adam_lr"),
 }
-"""What each optimizer takes beside lr, weight_decay and momentum_dtype; other keys may not be set."""
+"""What each optimizer takes beside what all take; other keys may not be set."""
 
 
-def make_optimizer(config: ConfigDict, clock: Clock) -> tuple[optax.GradientTransformation, optax.Schedule]:
+def make_optimizer(
+    config: ConfigDict, clock: Clock, params: dict | None = None
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """Returns the transformation of a whole config, clipping included, and the schedule of its learning rate.
 
     Weight decay is optax's: multiplied by the learning rate. Gradients are clipped by their global norm before all
-    else (as in Google's recipes), after micro-batches have been averaged.
+    else (as in Google's recipes), after micro-batches have been averaged. It takes the parameters that are trained;
+    of those that are frozen it is told nothing.
+
+    Args:
+      params: all parameters, also those that are frozen, maybe abstract; `layer_decay` counts the layers in them.
 
     Raises:
       UserError: the optimizer or the schedule is unknown.
+      ValueError: there is a layer decay, but no parameters to count.
     """
     opt = config.optimizer
     if opt.name not in USED_KEYS:
         raise UserError(f"optimizer.name must be {', '.join(USED_KEYS)}, not {opt.name!r}")
     for key, default in default_config().optimizer.items():
-        if key not in ("name", "lr", "weight_decay", "momentum_dtype", *USED_KEYS[opt.name]) and opt[key] != default:
+        if key not in (*COMMON_KEYS, *USED_KEYS[opt.name]) and opt[key] != default:
             raise UserError(f"optimizer.{key} is set to {opt[key]!r}, but optimizer {opt.name!r} has no such thing")
     schedule = make_schedule(config.schedule, opt.lr, clock)
     if opt.momentum_dtype not in ("float32", "bfloat16"):
@@ -73,7 +84,51 @@ def make_optimizer(config: ConfigDict, clock: Clock) -> tuple[optax.GradientTran
             muon_weight_dimension_numbers=encoder_matrices,
         )
     clip = config.train.clip_norm
-    return (optax.chain(optax.clip_by_global_norm(clip), update) if clip else update), schedule
+    parts = [optax.clip_by_global_norm(clip)] * bool(clip) + [update]
+    if opt.layer_decay is not None:
+        if params is None:
+            raise ValueError("optimizer.layer_decay needs the parameters, whose layers it counts")
+        names = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+        parts.append(scaled_by_name(layer_factors(names, opt.layer_decay)))
+    return (optax.chain(*parts) if len(parts) > 1 else update), schedule
+
+
+BLOCK = re.compile(r"(.*/)?block_\d+(?=/)")
+AFTER_BLOCKS = re.compile(r"(norm|map_pool|pre_logits|head\w*)(/|$)")
+"""What comes after the last block; whatever else is in no block comes before the first."""
+
+
+def layer_factors(names: Iterable[str], decay: float) -> dict[str, float]:
+    """Returns what the update of each parameter is multiplied by: decay^(depth + 1 - layer), 1 at the head.
+
+    Layer-wise learning-rate decay, as BEiT (Bao et al. 2022, appendix) and MAE (He et al. 2022) fine-tune: patch
+    embedding, tokens and positions are layer 0, blocks are layers 1 to depth, norm, pooling and head layer depth + 1. A
+    block is whatever is called `…/block_<i>/…`; of several stacks, the first in natural order comes first. A LoRA
+    factor belongs to the layer of its kernel.
+    """
+    kernels_of = {name: name.removeprefix("lora/") for name in names}
+    inside = {name: match[0] for name, kernel in kernels_of.items() if (match := BLOCK.match(kernel))}
+    blocks = sorted(set(inside.values()), key=_natural)
+    layers = {block: layer for layer, block in enumerate(blocks, 1)}
+    after = {name: len(blocks) + 1 for name, kernel in kernels_of.items() if AFTER_BLOCKS.match(kernel)}
+    layer_of = {name: layers[inside[name]] if name in inside else after.get(name, 0) for name in kernels_of}
+    return {name: decay ** (len(blocks) + 1 - layer) for name, layer in layer_of.items()}
+
+
+def _natural(name: str) -> list[str | int]:
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
+
+def scaled_by_name(factors: dict[str, float]) -> optax.GradientTransformation:
+    """Returns the transformation that multiplies each update by the factor of its parameter's name.
+
+    As the last of a chain it scales what is added to the parameters, weight decay included, whatever the optimizer.
+    """
+    return optax.stateless(
+        lambda updates, params: jax.tree_util.tree_map_with_path(
+            lambda path, update: update * factors[path_name(path)], updates
+        )
+    )
 
 
 def encoder_matrices(params) -> dict:
@@ -88,10 +143,19 @@ def encoder_matrices(params) -> dict:
         name = path_name(path)
         if not name.startswith("encoder/") or not name.endswith("kernel"):
             return None
-        inputs = leaf.ndim - 1 if name.endswith("out/kernel") else 1
+        inputs = input_axes(name, leaf.ndim)
         return MuonDimensionNumbers(tuple(range(inputs)), tuple(range(inputs, leaf.ndim)))
 
     return jax.tree_util.tree_map_with_path(axes, params)
+
+
+def input_axes(name: str, ndim: int) -> int:
+    """Returns how many leading axes of a kernel are its inputs; the others are its outputs.
+
+    Projections to heads are `[width, heads, head_dim]`; all others end with their one axis of outputs, such as
+    `[heads, head_dim, width]` and a convolution's `[rows, columns, inputs, outputs]`.
+    """
+    return 1 if re.search(r"(query|key|value)/kernel$", name) else ndim - 1
 
 
 def parameter_count(params) -> int:

@@ -14,6 +14,7 @@ from vit_jax.data.sources import Source
 from vit_jax.data.unreadable import Unreadable
 from vit_jax.errors import explained_writes
 from vit_jax.training.experiment import build, device_augment, host_batches
+from vit_jax.training.initial import resolved
 from vit_jax.training.run import require_writable
 from vit_jax.training.state import initial_keys, step_key
 
@@ -29,7 +30,7 @@ def preview(config: ConfigDict, workdir: str) -> pathlib.Path:
     Raises:
       UserError: the config, the data or the workdir is not as it must be.
     """
-    config = resolve(config)
+    config, _ = resolved(config)
     experiment = build(config)
     require_writable(workdir)
     path, presets = (pathlib.Path(workdir) / name for name in ("preview.png", "presets.png"))

@@ -1,23 +1,22 @@
 """Running a config: training, continuing and evaluating, with everything that a workdir holds."""
 
-import contextlib
 import gc
-import json
 import os
 import pathlib
 import time
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
-from vit_jax.config import differences, flatten, resolve
+from vit_jax.config import differences, flatten
 from vit_jax.data.sources import Source, splits_overlap
+from vit_jax.data.subset import subset
 from vit_jax.errors import UserError, explained_writes
-from vit_jax.evaluation.classification import Results
+from vit_jax.pretrained.weights import Weights
 from vit_jax.training.checkpoint import Checkpoints
 from vit_jax.training.experiment import Experiment, build
-from vit_jax.training.loop import HeldOut, Loop
+from vit_jax.training.initial import resolved, with_weights
+from vit_jax.training.loop import Loop
 from vit_jax.training.records import METRICS_FILE, Records, draw_curves, read_metrics, write_whole
 from vit_jax.training.state import TrainState
 
@@ -34,7 +33,7 @@ def train(
     Args:
       train: examples in place of the set that `config.data` names; any random-access source (see
         `vit_jax.data.sources.Source`; `ArraySource` wraps arrays).
-      evaluate: likewise for the evaluation split.
+      evaluate: likewise for the evaluation split. Of both, `data.classes` are taken.
       started: `time.perf_counter()` at the start of the command, for the time to the first step.
 
     Returns:
@@ -45,12 +44,12 @@ def train(
       vit_jax.training.loop.Interrupted: SIGTERM or SIGINT came; the state has been saved.
     """
     started = started or time.perf_counter()
-    config = resolve(config)
     require_writable(workdir)
+    config, weights = resolved(config, workdir)
     experiment = build(config, train)
     validation, evaluation = held_out_sources(experiment, own=train is not None, evaluate=evaluate)
     checkpoints = Checkpoints(workdir, config.checkpoint.keep)
-    state, position, best = starting_point(experiment, checkpoints, workdir)
+    state, position, best = starting_point(experiment, checkpoints, workdir, weights)
     if jax.process_index() == 0:
         write_whole(pathlib.Path(workdir) / "config.json", config.to_json_best_effort(indent=2) + "\n")
     records = Records(workdir, int(state.step), writes=jax.process_index() == 0)
@@ -73,19 +72,17 @@ def train(
 
 
 def starting_point(
-    experiment: Experiment, checkpoints: Checkpoints, workdir: str
+    experiment: Experiment, checkpoints: Checkpoints, workdir: str, weights: Weights | None
 ) -> tuple[TrainState, int, dict | None]:
     """Returns the state to train from, its data position, and the best validation so far.
 
     Raises:
-      UserError: the workdir's checkpoint belongs to a config with other mathematics.
+      UserError: the workdir's checkpoint belongs to a config with other mathematics, or the weights do not fit.
     """
     newest = checkpoints.latest()
     if newest is None:
         state = experiment.init()
-        if experiment.config.init_from is not None:
-            state = with_params(state, load_params(experiment, experiment.config.init_from))
-        return state, 0, None
+        return (state if weights is None else with_weights(experiment, state, weights)), 0, None
     facts, now = checkpoints.facts(newest), run_facts(experiment)
     allowed, refused = differences(facts["config"], now["config"])
     refused += [
@@ -109,6 +106,7 @@ def run_facts(experiment: Experiment) -> dict:
         "config": flatten(experiment.config),
         "class_names": list(experiment.source.class_names),
         "examples": len(experiment.source),
+        "image_size": list(experiment.transform.size),
     }
 
 
@@ -136,44 +134,10 @@ def held_out_sources(experiment: Experiment, own: bool, evaluate: Source | None)
             if splits_overlap(data.name, data.val_split, data[key], data.dir):
                 raise UserError(f"data.val_split {data.val_split!r} shares examples with data.{key} {data[key]!r}")
     validation = experiment.held_out("val_split") if data.val_split else None
-    evaluation = experiment.held_out("eval_split") if evaluate is None else evaluate
+    evaluation = experiment.held_out("eval_split") if evaluate is None else subset(evaluate, data.classes)
     if list(evaluation.class_names) != list(experiment.source.class_names):
         raise UserError("the classes of the evaluation data are not those of the training data, in that order")
     return validation, evaluation
-
-
-def with_params(state: TrainState, params: dict) -> TrainState:
-    """Returns a state that starts from given parameters, their average included."""
-    average = None if state.ema_params is None else jax.tree.map(jax.numpy.copy, params)
-    return state.replace(params=params, ema_params=average)
-
-
-def load_params(experiment: Experiment, checkpoint: str) -> dict:
-    """Returns the parameters that evaluation uses of `WORKDIR` (newest) or `WORKDIR:best`.
-
-    Raises:
-      UserError: there is no such checkpoint, or its parameters are not this model's.
-    """
-    workdir, which = checkpoint.removesuffix(":best"), "best" if checkpoint.endswith(":best") else ""
-    if not (pathlib.Path(workdir) / "checkpoints").is_dir():
-        raise UserError(f"{checkpoint!r} is no workdir with checkpoints (WORKDIR or WORKDIR:best)")
-    saved = Checkpoints(workdir, read_only=True)
-    step = saved.best() if which else saved.latest()
-    if step is None:
-        raise UserError(f"{workdir} holds no {which or 'complete'} checkpoint")
-    params, averaged = saved.restore_params(step, experiment.abstract_state().params)
-    if jax.process_index() == 0:
-        print(f"parameters of {workdir}, step {step}{' (best)' if which else ''}{', averaged' if averaged else ''}")
-        for line in seen_differently(saved.facts(step)["config"], flatten(experiment.config)):
-            print(f"  unlike that run: {line}")
-    return params
-
-
-def seen_differently(saved: dict[str, object], new: dict[str, object]) -> list[str]:
-    """Returns which keys that change a model's outputs differ from the run that trained it."""
-    allowed, refused = differences(saved, new)
-    shown = ("model.", "data.image_size", "data.resize", "data.interpolation", "data.mean", "data.std")
-    return [line for line in allowed + refused if line.startswith(shown)]
 
 
 def newest_metrics(workdir: str) -> dict[str, float]:
@@ -190,48 +154,6 @@ def say_end(workdir: str, step: int, metrics: dict[str, float]) -> None:
     print(f"trained to step {step}: " + "  ".join(f"{name} {metrics[name]:.4f}" for name in shown if name in metrics))
     print(f"metrics {workdir}/{METRICS_FILE}  curves {workdir}/curves.png  events {workdir}/tensorboard")
     print(f"checkpoints {workdir}/checkpoints  config {workdir}/config.json", flush=True)
-
-
-def evaluate(config: ConfigDict, workdir: str) -> dict[str, float]:
-    """Evaluates `init_from`, or else the workdir's newest checkpoint, without any training.
-
-    Writes `evaluation.json` (metrics and accuracy by class) and `confusion.csv` to the workdir.
-
-    Raises:
-      UserError: there is no checkpoint, or it does not fit the config.
-    """
-    config = resolve(config)
-    experiment = build(config)
-    checkpoint = config.init_from or workdir
-    if config.init_from is None and not (pathlib.Path(workdir) / "checkpoints").is_dir():
-        raise UserError(f"{workdir} holds no checkpoint to evaluate; train first, or set init_from")
-    state = with_params(experiment.init(), load_params(experiment, checkpoint))
-    with contextlib.closing(HeldOut(experiment, experiment.held_out("eval_split"))) as held_out:
-        results = held_out.measure(state)
-    require_writable(workdir)
-    metrics = results.metrics()
-    if jax.process_index() == 0:
-        write_evaluation(workdir, checkpoint, results, list(experiment.source.class_names))
-        lost = f", {metrics['unreadable']:,} unreadable" if metrics["unreadable"] else ""
-        print(f"{checkpoint} on {config.data.name} {config.data.eval_split} ({metrics['examples']:,} images{lost}):")
-        print("  ".join(f"eval/{name} {metrics[name]:.4f}" for name in ("loss", "top5", "top1")))
-        print(f"by class {workdir}/evaluation.json  confusion matrix {workdir}/confusion.csv", flush=True)
-    return metrics
-
-
-def write_evaluation(workdir: str, checkpoint: str, results: Results, class_names: list[str]) -> None:
-    """Writes metrics, accuracy by class, and the confusion matrix (rows are true classes)."""
-    counts = results.confusion(len(class_names))
-    totals = np.bincount(results.label, minlength=len(class_names))
-    by_class = {
-        name: {"accuracy": counts[i, i] / totals[i] if totals[i] else None, "examples": int(totals[i])}
-        for i, name in enumerate(class_names)
-    }
-    report = {"checkpoint": checkpoint, **results.metrics(), "classes": by_class}
-    write_whole(pathlib.Path(workdir) / "evaluation.json", json.dumps(report, indent=2) + "\n")
-    header = ",".join(["true \\ predicted", *(json.dumps(name) for name in class_names)])
-    rows = [header, *(",".join([json.dumps(n), *map(str, row)]) for n, row in zip(class_names, counts, strict=True))]
-    write_whole(pathlib.Path(workdir) / "confusion.csv", "\n".join(rows) + "\n")
 
 
 def require_writable(workdir: str) -> None:

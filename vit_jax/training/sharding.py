@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
@@ -93,3 +94,13 @@ def require_divisible(batch_size: int, divisor: int, key: str) -> None:
 def place(batch: dict[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:
     """Returns the global batch of which this host holds the given part."""
     return {name: jax.make_array_from_process_local_data(sharding, part) for name, part in batch.items()}
+
+
+def on_host(tree):
+    """Returns a tree as NumPy arrays, those whole that are split over the devices of several hosts."""
+
+    def fetch(leaf: jax.Array) -> np.ndarray:
+        whole = leaf if leaf.is_fully_addressable else multihost_utils.process_allgather(leaf, tiled=True)
+        return np.asarray(whole)
+
+    return jax.tree.map(fetch, tree)

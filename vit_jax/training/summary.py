@@ -1,10 +1,14 @@
 """What a config will train, without training it: the resolved config, parameters, FLOPs and memory."""
 
+import re
+
 import jax
 from ml_collections import ConfigDict
 
-from vit_jax.config import flatten, resolve
+from vit_jax.config import flatten
 from vit_jax.training.experiment import Experiment, build, parameter_bytes
+from vit_jax.training.frozen import split
+from vit_jax.training.initial import resolved
 from vit_jax.training.optimizer import parameter_count, path_name
 
 
@@ -14,31 +18,51 @@ def summary(config: ConfigDict) -> None:
     Raises:
       UserError: the config or the data is not as it must be.
     """
-    config = resolve(config)
+    config, _ = resolved(config)
     experiment = build(config)
     print("\n".join(f"{key} = {value!r}" for key, value in flatten(config).items()), end="\n\n")
     state = experiment.abstract_state()
-    print("\n".join(parameter_table(state.params)))
+    print("\n".join(parameter_table(state.params, experiment.frozen)))
     print("\n".join(cost_lines(experiment, state)))
 
 
-def parameter_table(params) -> list[str]:
-    """Returns one line an array, the repeated blocks after the first in one line, and the total."""
+def parameter_table(params, frozen: str | None = None) -> list[str]:
+    """Returns one line an array, the repeated blocks after the first in one line, and the total.
+
+    Args:
+      frozen: regular expression of the parameters that are not trained, which are marked, or None. With it, the last
+        lines count those that are trained and those that are not.
+    """
     rows, repeated = [], {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         name = path_name(path)
         block = next((part for part in name.split("/") if part.startswith("block_")), "block_0")
         if block == "block_0":
-            rows.append((name, "x".join(map(str, leaf.shape)), f"{leaf.size:,}"))
+            rows.append((name, "x".join(map(str, leaf.shape)), f"{leaf.size:,}", marked({name: leaf}, frozen)))
         else:
-            repeated.setdefault(block, []).append(leaf)
+            repeated.setdefault(block, {})[name] = leaf
     if repeated:
         last = len(repeated)
         label = "encoder/block_1" if last == 1 else f"encoder/block_1 … block_{last}"
-        rows.append((label, "as block_0", f"{sum(leaf.size for leaves in repeated.values() for leaf in leaves):,}"))
-    rows.append(("total", "", f"{parameter_count(params):,}"))
+        leaves = {name: leaf for block in repeated.values() for name, leaf in block.items()}
+        rows.append((label, "as block_0", f"{parameter_count(leaves):,}", marked(leaves, frozen)))
+    rows.append(("total", "", f"{parameter_count(params):,}", ""))
+    if frozen is not None:
+        for what, part in zip(("trained", "frozen"), split(params, frozen), strict=True):
+            rows.append((what, "", f"{parameter_count(part):,}", ""))
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    return [f"{name:<{widths[0]}}  {shape:>{widths[1]}}  {size:>{widths[2]}}" for name, shape, size in rows]
+    lines = (
+        f"{name:<{widths[0]}}  {shape:>{widths[1]}}  {size:>{widths[2]}}  {mark}" for name, shape, size, mark in rows
+    )
+    return [line.rstrip() for line in lines]
+
+
+def marked(leaves: dict, frozen: str | None) -> str:
+    """Returns `frozen` for arrays by name that are not trained, "" for those that are, or how many scalars are not."""
+    kept = [leaf for name, leaf in leaves.items() if frozen is not None and re.search(frozen, name)]
+    if len(kept) in (0, len(leaves)):
+        return "frozen" if kept else ""
+    return f"{parameter_count(kept):,} frozen"
 
 
 def cost_lines(experiment: Experiment, state) -> list[str]:

@@ -1,0 +1,82 @@
+"""What stands in for config keys that are left open: the preset's augmentation, the weights' model and view."""
+
+import dataclasses
+import functools
+import typing
+
+from ml_collections import ConfigDict
+
+from vit_jax.data.presets import preset
+from vit_jax.errors import UserError
+from vit_jax.models.registry import architecture, field_types
+
+if typing.TYPE_CHECKING:
+    from vit_jax.pretrained.weights import Weights
+
+HALF = (0.5, 0.5, 0.5)
+
+RUN_FIELDS = (
+    "num_classes",
+    "dropout",
+    "attention_dropout",
+    "drop_path",
+    "remat",
+    "scan_layers",
+    "dtype",
+    "param_dtype",
+)
+"""Model fields that belong to a run, not to weights."""
+
+
+def fields_of_weights(name: str, given: dict[str, object], weights: "Weights", whole: bool) -> dict[str, object]:
+    """Returns the fields that a model takes from weights, those that its name or the config does not settle.
+
+    Raises:
+      UserError: the name stands for another architecture than that of the weights.
+    """
+    found = architecture(name)
+    theirs = {key: getattr(weights.module, key) for key in field_types(type(weights.module))}
+    if not issubclass(found.module, type(weights.module)):
+        return {}  # `surgery.fit` says why they do not fit
+    for key, value in found.fields.items():
+        if key not in (*RUN_FIELDS, *given, "patch_size") and theirs[key] != value:
+            raise UserError(
+                f"{weights.source} has {key} {theirs[key]!r}, but model {name!r} has {value!r}; "
+                "leave model.name unset to take the architecture of the weights"
+            )
+    left_out = {*RUN_FIELDS, "head_bias", *(() if whole else ("pre_logits", "head"))}
+    return {
+        field.name: theirs[field.name]
+        for field in dataclasses.fields(type(weights.module))
+        if field.name in theirs and field.name not in (*left_out, *found.fields) and theirs[field.name] != field.default
+    }
+
+
+def fill_data(config: ConfigDict, weights: "Weights | None") -> None:
+    """Gives the preprocessing keys that are None what the weights were trained with, or else the plain defaults."""
+    data, seen = config.data, None if weights is None else weights.preprocessing
+    if seen is not None:
+        if data.image_size is None and seen.size[0] == seen.size[1]:
+            data.image_size = seen.size[0]
+        if data.resize is None and data.image_size is not None:
+            data.resize = seen.at_size((data.image_size, data.image_size)).resize
+    for key, default in (("interpolation", "bilinear"), ("antialias", True), ("mean", HALF), ("std", HALF)):
+        if data[key] is None:
+            data[key] = default if seen is None else getattr(seen, key)
+
+
+def fill_augment(config: ConfigDict) -> None:
+    """Gives the augmentation keys that are None the values of the preset.
+
+    Raises:
+      UserError: there is no such preset.
+    """
+    try:
+        values = preset(config.augment.preset)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    for key, value in values.items():
+        *groups, last = key.split(".")
+        group = functools.reduce(lambda inner, name: inner[name], groups, config.augment)
+        if group[last] is None:
+            group[last] = value

@@ -1,0 +1,54 @@
+"""Weights from one ecosystem's format to another's: python -m vit_jax.convert IN OUT --to=FORMAT."""
+
+import ast
+import pathlib
+import sys
+
+from vit_jax.command import Parser, exit_status, size_of, split_overrides
+
+
+def run(arguments: list[str]) -> None:
+    """Runs the command line.
+
+    Raises:
+      UserError: the weights cannot be read, or the format cannot express them.
+    """
+    from vit_jax.pretrained.load import load_weights
+    from vit_jax.pretrained.save import KINDS, save_weights
+
+    parser = Parser(prog="python -m vit_jax.convert", description=__doc__, allow_abbrev=False)
+    parser.add_argument("checkpoint", metavar="IN", help="any CHECKPOINT: a workdir, a file, an address, a short name")
+    parser.add_argument("out", metavar="OUT", type=pathlib.Path, help="an .npz file for google, else a folder")
+    parser.add_argument("--to", required=True, choices=KINDS, help="the format to write")
+    parser.add_argument("--image_size", type=size_of, metavar="N|HxW", help="where the file does not tell it")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.add_argument("--model.FIELD", dest="_", metavar="VALUE", help="what the file does not tell: --model.heads=3")
+    rest, overrides = split_overrides(arguments, "--model.")
+    flags = parser.parse_args(rest)
+    weights = load_weights(flags.checkpoint, flags.image_size, **{key: value_of(text) for key, text in overrides})
+    notes = save_weights(weights, flags.out, flags.to)
+    size = "" if weights.image_size is None else f", {weights.image_size[0]}x{weights.image_size[1]} pixels"
+    count = sum(array.size for array in weights.params.values())
+    print(f"{weights.source}: {weights.name}, {count:,} parameters, {weights.classes} classes{size}")
+    for line in weights.unused:
+        print(f"  not used: {line}")
+    for line in (*weights.notes, *notes):
+        print(f"  note: {line}")
+    print(f"written: {flags.out} ({flags.to})")
+
+
+def value_of(text: str) -> object:
+    """Returns what a command line's value stands for: a number, a bool, None, or the text itself."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command and returns its exit status."""
+    return exit_status(run, sys.argv[1:] if arguments is None else arguments, "interrupted; nothing was written")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Models ready for use: weights, preprocessing and class names together."""

@@ -1,0 +1,1 @@
+"""Published weights: readers and writers, one file a format; where files come from; surgery."""

@@ -1,0 +1,153 @@
+"""Short names of published weights: where each file is, how its images are prepared, what its classes are.
+
+Addresses are those of the publishers' own READMEs and code (google-research/vision_transformer and big_vision) and of
+the model pages on the Hugging Face hub; only hub repositories that hold safetensors are named.
+"""
+
+import dataclasses
+
+from vit_jax.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from vit_jax.pretrained import augreg
+from vit_jax.pretrained.download import HUB_SCHEMES, cache_path
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """A published file or hub repository.
+
+    Attributes:
+      address: `gs://bucket/file`, or `hf://org/name`.
+      preprocessing: what its images go through in evaluation.
+      classes: `imagenet` (the 1000 classes), `imagenet21k`, or None where it has no such classifier.
+      fields: fields of the model that the file cannot tell.
+    """
+
+    address: str
+    preprocessing: Preprocessing
+    classes: str | None = None
+    fields: dict[str, object] = dataclasses.field(default_factory=dict)
+
+
+def google(size: int) -> Preprocessing:
+    """Returns the preprocessing of Google's JAX models: the whole image, squashed as TensorFlow does by default."""
+    return Preprocessing((size, size), antialias=False)
+
+
+def _imagenet_bicubic(size: int, resize: int) -> Preprocessing:
+    return Preprocessing((size, size), resize, "bicubic", mean=IMAGENET_MEAN, std=IMAGENET_STD)
+
+
+_VIT, _MIXER, _BIG_VISION = "gs://vit_models", "gs://mixer_models", "gs://big_vision"
+_TUNED = f"{_VIT}/imagenet21k+imagenet2012"
+# They were evaluated with TensorFlow's area averages; the triangle that grows is the nearest of our filters.
+_AREA_256 = Preprocessing((224, 224), resize=256)
+_HF_GOOGLE = Preprocessing((224, 224))
+_DEIT, _DEIT_384 = _imagenet_bicubic(224, 248), _imagenet_bicubic(384, 384)
+_DINOV2 = _imagenet_bicubic(224, 256)
+
+_TABLE: dict[str, Published] = {
+    # Dosovitskiy et al. 2021: pre-trained on ImageNet-21k, and fine-tuned on ImageNet at 384 or 224 pixels.
+    "vit_b16_in21k": Published(f"{_VIT}/imagenet21k/ViT-B_16.npz", google(224), "imagenet21k"),
+    "vit_b32_in21k": Published(f"{_VIT}/imagenet21k/ViT-B_32.npz", google(224), "imagenet21k"),
+    "vit_l16_in21k": Published(f"{_VIT}/imagenet21k/ViT-L_16.npz", google(224), "imagenet21k"),
+    "vit_l32_in21k": Published(f"{_VIT}/imagenet21k/ViT-L_32.npz", google(224), "imagenet21k"),
+    "vit_h14_in21k": Published(f"{_VIT}/imagenet21k/ViT-H_14.npz", google(224), "imagenet21k"),
+    "r50_vit_b16_in21k": Published(f"{_VIT}/imagenet21k/R50+ViT-B_16.npz", google(224), "imagenet21k"),
+    "vit_b16_in1k_224": Published(f"{_TUNED}/ViT-B_16-224.npz", google(224), "imagenet"),
+    "vit_b16_in1k_384": Published(f"{_TUNED}/ViT-B_16.npz", google(384), "imagenet"),
+    "vit_b32_in1k_384": Published(f"{_TUNED}/ViT-B_32.npz", google(384), "imagenet"),
+    "vit_l16_in1k_224": Published(f"{_TUNED}/ViT-L_16-224.npz", google(224), "imagenet"),
+    "vit_l16_in1k_384": Published(f"{_TUNED}/ViT-L_16.npz", google(384), "imagenet"),
+    "vit_l32_in1k_384": Published(f"{_TUNED}/ViT-L_32.npz", google(384), "imagenet"),
+    "r50_vit_b16_in1k_384": Published(f"{_TUNED}/R50+ViT-B_16.npz", google(384), "imagenet"),
+    # Chen et al. 2022: from scratch on ImageNet with sharpness-aware minimisation.
+    "sam/vit_b16": Published(f"{_VIT}/sam/ViT-B_16.npz", google(224), "imagenet"),
+    "sam/vit_b32": Published(f"{_VIT}/sam/ViT-B_32.npz", google(224), "imagenet"),
+    "sam/mixer_b16": Published(f"{_MIXER}/sam/Mixer-B_16.npz", google(224), "imagenet"),
+    "sam/mixer_b32": Published(f"{_MIXER}/sam/Mixer-B_32.npz", google(224), "imagenet"),
+    # Tolstikhin et al. 2021.
+    "mixer_b16_in21k": Published(f"{_MIXER}/imagenet21k/Mixer-B_16.npz", google(224), "imagenet21k"),
+    "mixer_l16_in21k": Published(f"{_MIXER}/imagenet21k/Mixer-L_16.npz", google(224), "imagenet21k"),
+    "mixer_b16_in1k": Published(f"{_MIXER}/imagenet1k/Mixer-B_16.npz", google(224), "imagenet"),
+    "mixer_l16_in1k": Published(f"{_MIXER}/imagenet1k/Mixer-L_16.npz", google(224), "imagenet"),
+    # Beyer et al. 2022: the plain ViT-S/16 from scratch.
+    "vit_s16_in1k_90ep": Published(f"{_BIG_VISION}/vit_s16_i1k_90ep.npz", _AREA_256, "imagenet"),
+    "vit_s16_in1k_150ep": Published(f"{_BIG_VISION}/vit_s16_i1k_150ep.npz", _AREA_256, "imagenet"),
+    "vit_s16_in1k_300ep": Published(f"{_BIG_VISION}/vit_s16_i1k_300ep.npz", _AREA_256, "imagenet"),
+    # Zhai et al. 2023: SigLIP; the files hold a text tower too.
+    "siglip_b16_224": Published(f"{_BIG_VISION}/siglip/webli_en_b16_224_63724782.npz", google(224)),
+    "siglip_b16_256": Published(f"{_BIG_VISION}/siglip/webli_en_b16_256_60500360.npz", google(256)),
+    "siglip_b16_384": Published(f"{_BIG_VISION}/siglip/webli_en_b16_384_68578854.npz", google(384)),
+    "siglip_b16_512": Published(f"{_BIG_VISION}/siglip/webli_en_b16_512_68580893.npz", google(512)),
+    "siglip_l16_256": Published(f"{_BIG_VISION}/siglip/webli_en_l16_256_60552751.npz", google(256)),
+    "siglip_l16_384": Published(f"{_BIG_VISION}/siglip/webli_en_l16_384_63634585.npz", google(384)),
+    "siglip_so400m14_224": Published(f"{_BIG_VISION}/siglip/webli_en_so400m_224_57633886.npz", google(224)),
+    "siglip_i18n_b16_256": Published(f"{_BIG_VISION}/siglip/webli_i18n_b16_256_66117334.npz", google(256)),
+    # Google's ViT as Hugging Face converted it, to be evaluated with Pillow's bilinear filter.
+    "vit_b16_in1k_224_hf": Published("hf://google/vit-base-patch16-224", _HF_GOOGLE, "imagenet"),
+    "vit_b16_in1k_384_hf": Published("hf://google/vit-base-patch16-384", _HF_GOOGLE.at_size((384, 384)), "imagenet"),
+    "vit_b32_in1k_384_hf": Published("hf://google/vit-base-patch32-384", _HF_GOOGLE.at_size((384, 384)), "imagenet"),
+    "vit_b16_in21k_hf": Published("hf://google/vit-base-patch16-224-in21k", _HF_GOOGLE),
+    # Oquab et al. 2024 (DINOv2), Darcet et al. 2024 (with registers): no classifier.
+    "dinov2_s14": Published("hf://facebook/dinov2-small", _DINOV2),
+    "dinov2_b14": Published("hf://facebook/dinov2-base", _DINOV2),
+    "dinov2_l14": Published("hf://facebook/dinov2-large", _DINOV2),
+    "dinov2_g14": Published("hf://facebook/dinov2-giant", _DINOV2),
+    "dinov2_s14_reg": Published("hf://facebook/dinov2-with-registers-small", _DINOV2),
+    "dinov2_b14_reg": Published("hf://facebook/dinov2-with-registers-base", _DINOV2),
+    "dinov2_l14_reg": Published("hf://facebook/dinov2-with-registers-large", _DINOV2),
+    "dinov2_g14_reg": Published("hf://facebook/dinov2-with-registers-giant", _DINOV2),
+    # Touvron et al. 2021 (DeiT), in timm's repositories, which hold safetensors; timm stores q, k and v as one array.
+    "deit_ti16": Published("hf://timm/deit_tiny_patch16_224.fb_in1k", _DEIT, "imagenet", {"heads": 3}),
+    "deit_s16": Published("hf://timm/deit_small_patch16_224.fb_in1k", _DEIT, "imagenet", {"heads": 6}),
+    "deit_b16": Published("hf://timm/deit_base_patch16_224.fb_in1k", _DEIT, "imagenet", {"heads": 12}),
+    "deit_b16_384": Published("hf://timm/deit_base_patch16_384.fb_in1k", _DEIT_384, "imagenet", {"heads": 12}),
+    "deit_ti16_distilled": Published(
+        "hf://timm/deit_tiny_distilled_patch16_224.fb_in1k", _DEIT, "imagenet", {"heads": 3}
+    ),
+    "deit_s16_distilled": Published(
+        "hf://timm/deit_small_distilled_patch16_224.fb_in1k", _DEIT, "imagenet", {"heads": 6}
+    ),
+    "deit_b16_distilled": Published(
+        "hf://timm/deit_base_distilled_patch16_224.fb_in1k", _DEIT, "imagenet", {"heads": 12}
+    ),
+    "deit_b16_384_distilled": Published(
+        "hf://timm/deit_base_distilled_patch16_384.fb_in1k", _DEIT_384, "imagenet", {"heads": 12}
+    ),
+}
+
+
+def published(name: str) -> Published | None:
+    """Returns what a short name stands for, or None where it is no short name.
+
+    A name of AugReg is `augreg/B_16` (the best on ImageNet-21k), `augreg/B_16/imagenet2012@384` (its best fine-tuned
+    one) or `augreg/` and the name of a file; the first two download `index.csv`, once.
+
+    Raises:
+      UserError: AugReg has no such file, or its index cannot be downloaded.
+    """
+    if name.startswith(f"{augreg.FOLDER}/"):
+        return _augreg(augreg.choose(name.removeprefix(f"{augreg.FOLDER}/")))
+    return _TABLE.get(name)
+
+
+def published_at(address: str) -> Published | None:
+    """Returns what the catalogue knows of an address or a hub id (`org/name`, at any revision), or None."""
+    for scheme in HUB_SCHEMES:
+        address = address.removeprefix(scheme)
+    known = {entry.address.removeprefix("hf://"): entry for entry in _TABLE.values()}
+    if "://" not in address:
+        return known.get(address.split("@")[0])
+    place = cache_path(address)
+    if file := augreg.file_at(place):
+        return _augreg(file)
+    return {cache_path(there): entry for there, entry in known.items() if "://" in there}.get(place)
+
+
+def published_names() -> list[str]:
+    """Returns all short names; those of AugReg are the ones that its index completes."""
+    return [*_TABLE, *(f"{augreg.FOLDER}/{model}" for model in augreg.MODELS)]
+
+
+def _augreg(file: augreg.File) -> Published:
+    return Published(file.address, google(file.size), file.classes)

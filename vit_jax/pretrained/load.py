@@ -1,0 +1,106 @@
+"""Weights from any CHECKPOINT: one door to all formats."""
+
+import dataclasses
+import pathlib
+
+import numpy as np
+
+from vit_jax.data.imagenet import imagenet_classes
+from vit_jax.errors import UserError
+from vit_jax.pretrained import big_vision, files, google, huggingface, own, timm
+from vit_jax.pretrained.catalogue import Published
+from vit_jax.pretrained.locate import locate
+from vit_jax.pretrained.weights import Weights
+
+BEST = ":best"
+
+
+def load_weights(checkpoint: str, image_size: tuple[int, int] | None = None, **overrides) -> Weights:
+    """Returns the weights of a CHECKPOINT.
+
+    Args:
+      checkpoint: a workdir (its newest checkpoint; `WORKDIR:best` its best), a step folder, a Google or big_vision
+        `.npz`, a timm or Hugging Face `.safetensors` file or folder, a `gs://` or `https://` address of one, a Hugging
+        Face hub id, or a short name.
+      image_size: height and width that the weights were trained at, where the file cannot tell.
+      overrides: model fields that the file cannot tell, such as `heads=3`.
+
+    Raises:
+      UserError: there is no such checkpoint, it is damaged, or it is of no kind known here.
+    """
+    best = checkpoint.endswith(BEST)
+    located = locate(checkpoint.removesuffix(BEST))
+    published = located.published
+    fields = {**(published.fields if published else {}), **overrides}
+    try:
+        weights = read(located.path, best, image_size, fields)
+    except UserError as error:
+        where = str(located.path)
+        raise error if where in str(error) else UserError(f"{where}: {error}") from error
+    return described(weights, published) if published else weights
+
+
+def described(weights: Weights, published: Published) -> Weights:
+    """Returns weights with the preprocessing and the class names that the catalogue has for them."""
+    seen = published.preprocessing
+    if weights.image_size and weights.image_size != seen.size:
+        seen = seen.at_size(weights.image_size)
+    names = weights.class_names
+    if published.classes == "imagenet" and weights.classes == 1000:
+        names = imagenet_classes()
+    return dataclasses.replace(weights, preprocessing=seen, class_names=names)
+
+
+def read(path: pathlib.Path, best: bool, image_size: tuple[int, int] | None, fields: dict[str, object]) -> Weights:
+    """Returns the weights of a file or folder, told by its layout and its names.
+
+    Raises:
+      UserError: it is damaged, or of no kind known here.
+    """
+    source = str(path)
+    if path.is_dir() and (own.is_workdir(path) or own.is_step(path)):
+        return own.read_weights(path, best, **fields)
+    if best:
+        raise UserError(f"{source} is no workdir, so it has no best checkpoint")
+    if path.is_dir():
+        return torch_weights(files.read_folder(path), path, source, image_size, fields)
+    files.refuse_pickle(path)
+    with open(path, "rb") as file:
+        zipped = file.read(2) == b"PK"
+    if path.suffix == ".npz" or zipped:
+        arrays = google.without_prefix(files.read_npz(path))
+        for reader in (google, big_vision):
+            if reader.recognises(arrays):
+                return reader.read_weights(arrays, source, image_size, **fields)
+        raise unknown(source, arrays)
+    return torch_weights(files.read_safetensors(path), path.parent, source, image_size, fields)
+
+
+def torch_weights(
+    arrays: dict[str, np.ndarray],
+    folder: pathlib.Path,
+    source: str,
+    image_size: tuple[int, int] | None,
+    fields: dict[str, object],
+) -> Weights:
+    """Returns the weights of arrays in PyTorch's layout.
+
+    Args:
+      folder: where `config.json` and `preprocessor_config.json` lie, if they do.
+    """
+    config = files.read_json(folder / "config.json")
+    if huggingface.recognises(arrays):
+        preprocessor = files.read_json(folder / "preprocessor_config.json")
+        return huggingface.read_weights(arrays, config, preprocessor, source, image_size, **fields)
+    if timm.recognises(arrays):
+        return timm.read_weights(arrays, config, source, image_size, **fields)
+    raise unknown(source, arrays)
+
+
+def unknown(source: str, arrays: dict[str, np.ndarray]) -> UserError:
+    """Returns the error for a file whose names belong to no known format."""
+    shown = ", ".join(list(arrays)[:3])
+    return UserError(
+        f"{source}: {len(arrays)} arrays ({shown}, …) that are named like no Vision Transformer, hybrid or Mixer of "
+        "Google, big_vision, timm or Hugging Face"
+    )

@@ -1,0 +1,43 @@
+"""Weights into any of the formats: one door to all writers."""
+
+import pathlib
+
+from vit_jax.errors import UserError
+from vit_jax.pretrained import files, google, huggingface, own, timm
+from vit_jax.pretrained.weights import Weights
+
+KINDS = ("google", "timm", "huggingface", "vit_jax")
+
+
+def save_weights(weights: Weights, out: pathlib.Path, kind: str) -> list[str]:
+    """Writes weights in a format, to an `.npz` file for `google`, else to a folder; returns what a person should know.
+
+    Folders hold `model.safetensors` and `config.json`, of `huggingface` also `preprocessor_config.json`; those of
+    `vit_jax` are step folders as training writes them, without optimizer state.
+
+    Raises:
+      UserError: the format cannot express the model, or the file cannot be written.
+    """
+    if kind == "google":
+        if out.suffix != ".npz":
+            raise UserError(f"the google format is one file: name it {out}.npz, or choose another format with --to")
+        arrays, notes = google.write_weights(weights)
+        files.write_npz(out, arrays)
+        return notes
+    if out.suffix in (".npz", ".safetensors") or out.is_file():
+        raise UserError(f"the {kind} format is a folder, not a file such as {out}")
+    if kind == "vit_jax":
+        own.write_weights(weights, out)
+        return []
+    if kind == "timm":
+        arrays, config, notes = timm.write_weights(weights)
+        documents = {"config.json": config}
+    elif kind == "huggingface":
+        arrays, config, preprocessor, notes = huggingface.write_weights(weights)
+        documents = {"config.json": config, "preprocessor_config.json": preprocessor}
+    else:
+        raise UserError(f"no format {kind!r}, only {', '.join(KINDS)}")
+    files.write_folder(out, arrays, documents)
+    if not weights.preprocessing.antialias:
+        notes = [*notes, "images will be resized with antialiasing there, unlike here"]
+    return notes

@@ -1,0 +1,227 @@
+"""What every reader returns: parameters under our names, the architecture they belong to, and what travels along."""
+
+import dataclasses
+import functools
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+import flax.linen as nn
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vit_jax.data.imagenet import imagenet_classes
+from vit_jax.data.preprocessing import Preprocessing
+from vit_jax.errors import UserError
+from vit_jax.layers.position import sincos2d
+from vit_jax.models.registry import check_field, create_model, field_types, name_of
+from vit_jax.pretrained.names import families
+
+POSITIONS = "position_embed/embedding"
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """Parameters of a model, read from a file or made by training.
+
+    Attributes:
+      name: of the architecture, one that `create_model` knows.
+      fields: of that architecture, those that its name does not fix.
+      params: under our flat names, such as `encoder/block_0/norm_0/scale`.
+      image_size: height and width in pixels that the position grid was learned for, or None where nothing tells.
+      position_resize: how their positions are best resized to another grid, `linear` or `bicubic` (see `surgery`).
+      source: where they come from, for messages.
+      unused: what the file holds beside them, each with the reason why it is not used.
+      notes: what else a person should know, such as what was assumed.
+    """
+
+    name: str
+    fields: dict[str, object]
+    params: dict[str, np.ndarray]
+    image_size: tuple[int, int] | None
+    preprocessing: Preprocessing
+    source: str
+    class_names: list[str] | None = None
+    position_resize: str = "linear"
+    unused: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @functools.cached_property
+    def module(self) -> nn.Module:
+        """The model."""
+        return create_model(self.name, **self.fields)
+
+    @property
+    def variables(self) -> dict:
+        """What `module.apply` takes."""
+        return {"params": flax.traverse_util.unflatten_dict(self.params, sep="/")}
+
+    @property
+    def classes(self) -> int:
+        """Number of classes of the head, 0 where there is none."""
+        return self.module.num_classes
+
+
+def parameter_shapes(module: nn.Module, image_size: tuple[int, int]) -> dict[str, tuple[int, ...]]:
+    """Returns the shape of every parameter of a model for an image size, by flat name.
+
+    Raises:
+      UserError: the model's fields or the image size do not fit together.
+    """
+    image = jax.ShapeDtypeStruct((1, *image_size, 3), jnp.float32)
+    try:
+        params = jax.eval_shape(module.init, jax.random.key(0), image)["params"]
+    except (ValueError, TypeError, ZeroDivisionError) as error:
+        raise UserError(f"a {type(module).__name__} for {image_size[0]}x{image_size[1]} images: {error}") from error
+    return {name: leaf.shape for name, leaf in flat(params).items()}
+
+
+def flat(params: Mapping) -> dict[str, np.ndarray]:
+    """Returns a nested tree of parameters by flat names."""
+    return flax.traverse_util.flatten_dict(params, sep="/")
+
+
+def square_grid(tokens: int) -> tuple[int, int] | None:
+    """Returns the rows and columns of a square grid of that many patches, or None where it is not square."""
+    side = math.isqrt(tokens)
+    return (side, side) if side * side == tokens else None
+
+
+def adapted(
+    model: type[nn.Module], fields: dict[str, object], overrides: Mapping[str, object]
+) -> tuple[str, dict[str, object], nn.Module]:
+    """Returns an architecture's name, the fields that the name leaves open, and the model.
+
+    Args:
+      fields: as a reader found them; overridden by what the caller knows.
+
+    Raises:
+      UserError: an override is no field of the model, or of another type.
+    """
+    known = field_types(model)
+    given = {key: check_field(model.__name__, known, key, value) for key, value in overrides.items()}
+    name, rest = name_of(model, {**fields, **given})
+    return name, rest, create_model(name, **rest)
+
+
+def without_zero_rows(arrays: Mapping[str, np.ndarray], name: str, rows: int) -> tuple[dict[str, np.ndarray], bool]:
+    """Returns arrays whose position embedding has lost its first rows, and whether it had any but zeros there.
+
+    A writer whose format wants a position for the cls token writes zeros where ours has none; here they go again.
+    """
+    positions = arrays.get(name)
+    if not rows or positions is None or positions.ndim != 3 or np.any(positions[:, :rows]):
+        return dict(arrays), True
+    return {**arrays, name: positions[:, rows:]}, False
+
+
+def with_positions(weights: Weights, kind: str) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Returns the parameters of a Vision Transformer with learned positions for every token but registers, as formats
+    want them that know no others, and what was added. The model's outputs stay the same.
+
+    Raises:
+      UserError: the positions are fixed ones, and nothing tells for which image size.
+    """
+    module, params, notes = weights.module, dict(weights.params), []
+    tokens = len(getattr(module, "class_tokens", ()))
+    if getattr(module, "position", None) == "sincos2d":
+        if weights.image_size is None:
+            raise UserError(f"the {kind} format stores positions, for one image size; give --image_size")
+        height, width = getattr(module, "stride", module.patch_size)
+        grid = sincos2d(weights.image_size[0] // height, weights.image_size[1] // width, module.width)
+        params[POSITIONS] = np.concatenate([np.zeros((tokens, module.width), np.float32), grid])[None]
+        notes.append(f"the {kind} format knows learned positions only: sincos2d is written as such")
+    elif tokens and POSITIONS in params and not module.cls_position:
+        positions = params[POSITIONS]
+        params[POSITIONS] = np.concatenate([np.zeros_like(positions[:, :1])] * tokens + [positions], axis=1)
+        notes.append(f"the {kind} format has a position for the cls token: zeros are written, which changes nothing")
+    return params, notes
+
+
+def make_weights(
+    name: str,
+    fields: dict[str, object],
+    params: dict[str, np.ndarray],
+    image_size: tuple[int, int] | None,
+    preprocessing: Preprocessing,
+    source: str,
+    class_names: Sequence[str] | None = None,
+    position_resize: str = "linear",
+    unused: Sequence[str] = (),
+    notes: Sequence[str] = (),
+) -> Weights:
+    """Returns weights as a reader gives them: float32, and with ImageNet's names where there are 1,000 classes.
+
+    Raises:
+      UserError: there is another number of class names than of classes.
+    """
+    params = {key: np.asarray(array, np.float32) for key, array in sorted(params.items())}
+    classes = create_model(name, **fields).num_classes
+    notes = tuple(notes)
+    if class_names is None and classes == 1000:
+        class_names = imagenet_classes()
+        notes += ("1,000 classes without names: taken to be ImageNet's, in the usual order",)
+    if class_names is not None and len(class_names) != classes:
+        raise UserError(f"{source}: {len(class_names)} class names for {classes} classes")
+    names = None if class_names is None else list(class_names)
+    return Weights(
+        name, fields, params, image_size, preprocessing, source, names, position_resize, tuple(unused), notes
+    )
+
+
+def depth_of(names: Iterable[str], pattern: str) -> int:
+    """Returns one more than the largest number that the pattern's group finds in names.
+
+    Raises:
+      UserError: it finds none.
+    """
+    numbers = [int(found[1]) for name in names if (found := re.match(pattern, name))]
+    if not numbers:
+        raise UserError("the file holds no encoder blocks; it is incomplete or of another architecture")
+    return max(numbers) + 1
+
+
+def nominal_size(module: nn.Module, tokens: int) -> tuple[int, int]:
+    """Returns height and width in pixels of an image of that many patches: square, or else one row of them."""
+    rows, columns = square_grid(tokens) or (1, tokens)
+    height, width = getattr(module, "stride", module.patch_size)
+    return rows * height, columns * width
+
+
+def expressible(module: nn.Module, kind: str, models: tuple[type[nn.Module], ...], **allowed: tuple) -> None:
+    """Raises a `UserError` that names the first field of a model for which a format has no form.
+
+    Args:
+      models: classes that the format can hold.
+      allowed: values that fields may have, of those that the model has.
+    """
+    if type(module) not in models:
+        raise UserError(f"the {kind} format has no form for a {type(module).__name__}")
+    for field, values in allowed.items():
+        if hasattr(module, field) and getattr(module, field) not in values:
+            one_of = " or ".join(repr(value) for value in values)
+            raise UserError(
+                f"the {kind} format cannot express {field}={getattr(module, field)!r}, only {one_of}; "
+                f"--model.{field}={values[0]} writes it all the same, as another model"
+            )
+
+
+def judged(unknown: Sequence[str], reasons: Mapping[str, str], trunk: str, source: str) -> list[str]:
+    """Returns one line for each kind of array that no parameter takes, with the reason.
+
+    Args:
+      reasons: by a pattern of their names, why arrays of a file are not used.
+      trunk: pattern of names that must all be used: what stands there and is unknown would change the outputs.
+
+    Raises:
+      UserError: an unknown array belongs to the trunk.
+    """
+    lines = []
+    for name in families(unknown):
+        reason = next((why for pattern, why in reasons.items() if re.search(pattern, name)), None)
+        if reason is None and re.search(trunk, name):
+            raise UserError(f"{source}: {name} belongs to no part of a model known here; its outputs would be wrong")
+        lines.append(f"{name} ({reason or 'unknown'})")
+    return lines

@@ -1,0 +1,59 @@
+"""Recipes that several config files share."""
+
+from ml_collections import ConfigDict
+
+from vit_jax.config import default_config
+from vit_jax.errors import UserError
+
+FOLDER = "folder:"
+
+
+def data_of(c: ConfigDict, dataset: str) -> None:
+    """Sets the data of a config: `cifar10`, `cifar100`, `imagenet2012` or `folder:PATH`, with splits for training,
+    validation and the reported accuracy.
+
+    Raises:
+      UserError: the data set is none of these.
+    """
+    c.data.name = dataset
+    if dataset in ("cifar10", "cifar100"):
+        c.data.train_split, c.data.val_split, c.data.eval_split = "train[:98%]", "train[98%:]", "test"
+    elif dataset == "imagenet2012":
+        c.data.train_split, c.data.val_split, c.data.eval_split = "train[:99%]", "train[99%:]", "validation"
+    elif dataset.startswith(FOLDER) and dataset != FOLDER:
+        c.data.train_split, c.data.eval_split = "train[:80%]", "train[80%:]"
+    else:
+        raise UserError(f"this config takes cifar10, cifar100, imagenet2012 or folder:PATH, not {dataset!r}")
+
+
+def google_fine_tuning(init_from: str, dataset: str, lr: float = 0.03) -> ConfigDict:
+    """Returns Google's fine-tuning of a ViT (Dosovitskiy et al. 2021, appendix B.1.1) at 384 pixels.
+
+    SGD with momentum 0.9, batch 512, gradients clipped to norm 1, no weight decay, cosine after 500 steps of warm-up;
+    10,000 steps on CIFAR, 20,000 on ImageNet, 20 epochs on a folder. The view of an image is that of the predecessor:
+    inception crop and flip in training, squashed to the size in evaluation.
+
+    Raises:
+      UserError: the data set is none of those of `data_of`.
+    """
+    c = default_config()
+    c.init_from = init_from
+    c.model.dtype = "bfloat16"
+
+    data_of(c, dataset)
+    c.data.image_size = 384
+    c.data.workers = 8
+    c.augment.crop = "inception"
+    c.augment.flip = True
+
+    folder = dataset.startswith(FOLDER)
+    c.train.duration = "20 epochs" if folder else "20000 steps" if dataset == "imagenet2012" else "10000 steps"
+    c.train.batch_size = 32 if folder else 512
+    c.train.clip_norm = 1.0
+    c.optimizer.name = "sgd"
+    c.optimizer.lr = lr * c.train.batch_size / 512
+    c.schedule.warmup = "10%" if folder else "500 steps"
+    c.eval.batch_size = 32 if folder else 512
+    c.eval.every = "5%"
+    c.checkpoint.every = "5%"
+    return c

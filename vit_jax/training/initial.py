@@ -1,0 +1,86 @@
+"""Where a run starts from: the weights that `init_from` names, made to fit its model."""
+
+import pathlib
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from vit_jax.config import resolve
+from vit_jax.models.lora import LORA
+from vit_jax.pretrained import own
+from vit_jax.pretrained.load import load_weights
+from vit_jax.pretrained.surgery import Surgery, fit
+from vit_jax.pretrained.weights import Weights, flat
+from vit_jax.training.checkpoint import Checkpoints
+from vit_jax.training.experiment import Experiment, preprocessing_of
+from vit_jax.training.optimizer import path_name
+from vit_jax.training.sharding import on_host
+from vit_jax.training.state import TrainState
+
+
+def resolved(config: ConfigDict, workdir: str | None = None) -> tuple[ConfigDict, Weights | None]:
+    """Returns the config with nothing left open, and the weights of `init_from`, or None where it names none.
+
+    Args:
+      workdir: of the run, which may continue.
+
+    Raises:
+      UserError: the config is wrong, or the weights cannot be read or are not of its model.
+    """
+    weights = initial_weights(config, workdir)
+    return resolve(config, weights), weights
+
+
+def initial_weights(config: ConfigDict, workdir: str | None) -> Weights | None:
+    """Returns the weights of `init_from`, or None where the config names none.
+
+    A run that continues has their parameters in its own checkpoint: of those weights only the description is returned,
+    so that their file may be gone by then.
+    """
+    if config.get("init_from") is None:
+        return None
+    if workdir is not None and own.is_workdir(pathlib.Path(workdir)):
+        checkpoints = Checkpoints(workdir, read_only=True)
+        if (newest := checkpoints.latest()) is not None:
+            return own.described_by(checkpoints.facts(newest), {})
+    return load_weights(config.init_from)
+
+
+def with_weights(experiment: Experiment, state: TrainState, weights: Weights) -> TrainState:
+    """Returns a state that starts from weights, its average included, and prints what became of each parameter.
+
+    Raises:
+      UserError: the weights do not fit the model.
+    """
+    surgery = Surgery(**experiment.config.surgery)
+    base = {name: part for name, part in state.params.items() if name != LORA}
+    fitted, report = fit(weights, experiment.model, experiment.transform.size, lambda: flat(on_host(base)), surgery)
+    if jax.process_index() == 0:
+        print("\n".join(report.lines()))
+        for line in seen_differently(weights, experiment):
+            print(f"  unlike those weights: {line}")
+    shardings = {name: experiment.shardings.params[name] for name in base}
+    params = {**state.params, **placed(fitted, base, shardings)}
+    average = None if state.ema_params is None else jax.tree.map(jax.numpy.copy, params)
+    return state.replace(params=params, ema_params=average)
+
+
+def placed(arrays: dict[str, np.ndarray], like: dict, shardings: dict) -> dict:
+    """Returns a tree of device arrays of flat host arrays, of the types of `like`; every host holds them whole."""
+
+    def place(path, leaf, sharding):
+        array = np.asarray(arrays[path_name(path)]).astype(leaf.dtype)
+        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+    return jax.tree_util.tree_map_with_path(place, like, shardings)
+
+
+def seen_differently(weights: Weights, experiment: Experiment) -> list[str]:
+    """Returns how images are prepared otherwise than for the weights."""
+    seen, now = weights.preprocessing, preprocessing_of(experiment.config, experiment.transform.size)
+    return [
+        f"data.{name} was {getattr(seen, name)!r}, is {getattr(now, name)!r}"
+        for name in ("interpolation", "antialias", "mean", "std")
+        if getattr(seen, name) != getattr(now, name)
+    ]
