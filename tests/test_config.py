@@ -24,6 +24,7 @@ OPTIONAL = {
     "surgery.positions": str,
     "data.dir": str,
     "data.val_split": str,
+    "data.classes": str,
     "data.image_size": int,
     "data.resize": int,
     "train.class_weights": str,
@@ -31,6 +32,8 @@ OPTIONAL = {
     "train.ema_decay": float,
     "train.early_stopping": str,
     "optimizer.adam_lr": float,
+    "optimizer.layer_decay": float,
+    "optimizer.frozen": str,
 }
 """The keys that may be None, with their types."""
 
@@ -139,6 +142,8 @@ def test_keys_that_leave_the_mathematics_alone_exist(key):
         ("data.dir", "/data", "/data"),
         ("data.dir", "3", "3"),
         ("data.image_size", "224", 224),
+        ("data.classes", "0, 3", "0, 3"),
+        ("optimizer.frozen", "^(?!head/)", "^(?!head/)"),
         ("train.clip_norm", "1", 1.0),
         ("data.mean", "(0.1, 0.2, 0.3)", (0.1, 0.2, 0.3)),
         ("data.mean", "[0, 0, 0]", (0.0, 0.0, 0.0)),

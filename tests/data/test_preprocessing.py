@@ -100,5 +100,5 @@ def test_every_size_that_at_size_makes_is_one_that_can_be_cropped():
 def test_what_does_not_fit_is_an_error():
     with pytest.raises(ValueError, match="resize 20 is less than the image size 24x24"):
         Preprocessing((24, 24), resize=20).transform()
-    with pytest.raises(ValueError, match="interpolation must be one of .*bicubic.*, not 'cubic'"):
+    with pytest.raises(ValueError, match=r"interpolation must be one of .*bicubic.*, not 'cubic'"):
         Preprocessing(interpolation="cubic").transform()

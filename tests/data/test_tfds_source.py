@@ -13,6 +13,8 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from vit_jax.data.memory import kept_in_memory
+from vit_jax.data.sources import labels_of
 from vit_jax.data.tfds_source import TfdsSource, tfds_source, tfds_split_lengths
 from vit_jax.errors import UserError
 
@@ -160,6 +162,20 @@ def test_source_is_pickled_as_paths(split, directory):
     assert (copy.class_names, copy.image_size, copy.describe(1)) == (list(COLOURS), (4, 6), source.describe(1))
 
 
+@pytest.mark.parametrize("block", [1000, 7])
+def test_labels_are_read_once_and_without_images(block, directory, monkeypatch):
+    monkeypatch.setattr("vit_jax.data.tfds_source.LABELS_AT_ONCE", block)
+    monkeypatch.setattr("vit_jax.data.memory.decode_image", lambda image: pytest.fail("decoded an image"))
+    source = tfds_source("tiny_fixed", "train[:90%]", directory)
+    expected = [label for _, label in rows_of("train[:90%]", directory)]
+    size = len(pickle.dumps(source))
+    assert labels_of(kept_in_memory(source)).tolist() == expected
+    assert source.labels.dtype == np.int32
+    assert len(pickle.dumps(source)) == size
+    source.records = None  # not read again
+    assert labels_of(source).tolist() == expected
+
+
 def test_source_is_read_in_a_worker_process(directory):
     source = tfds_source("tiny_named", "train[:98%]", directory)
     with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
@@ -277,6 +293,7 @@ def test_damaged_record_is_an_os_error_of_that_row_alone(copied, tmp_path):
     with pytest.raises(OSError, match="record is damaged"):
         source.__getitems__([1, 0])
     assert source.describe(0) == "tiny_fixed/1.0.0 train row 0"
+    assert labels_of(source).tolist() == [-1] + [source[row][1] for row in range(1, 20)]
     assert [source[row][1] in range(3) for row in range(1, 20)] == [True] * 19
 
 

@@ -91,8 +91,9 @@ def test_each_head_sees_its_own_token(params):
 
 
 def test_both_heads_start_at_zero_and_their_biases_at_head_bias():
-    params = jax.jit(tiny(depth=1, head_bias=-10.0).init)(jax.random.key(0), IMAGES)["params"]
-    for name in ("head", "head_dist"):
+    names, model = ("head", "head_dist"), tiny(depth=1, head_bias=-10.0)
+    params = jax.jit(lambda key: {k: model.init(key, IMAGES)["params"][k] for k in names})(jax.random.key(0))
+    for name in names:
         assert not params[name]["kernel"].any()
         np.testing.assert_array_equal(params[name]["bias"], np.full(5, -10.0))
 

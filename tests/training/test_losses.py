@@ -29,6 +29,11 @@ def test_a_class_without_examples_does_not_blow_up_the_others():
     np.testing.assert_allclose(weights[LABELS].mean(), 1)
 
 
+def test_labels_that_could_not_be_read_do_not_count():
+    some = np.append(LABELS, [-1, -1])
+    np.testing.assert_array_equal(class_weights("balanced", some, 3), class_weights("balanced", LABELS, 3))
+
+
 @pytest.mark.parametrize("text", ["balance", "1,2", "1,2,3,4", "1,-2,3", "1,nan,2", "1,,2", "0,0,0", ""])
 def test_other_texts_are_refused(text):
     with pytest.raises(UserError, match=r"train\.class_weights must be 'balanced' or 3 numbers"):

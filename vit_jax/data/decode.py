@@ -130,13 +130,22 @@ def decoded_by_pillow(encoded: bytes) -> UInt8[np.ndarray, "h w 3"]:
     """
     try:
         with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
-            require_size(image.height, image.width)
-            return np.asarray(_flattened(_eight_bits(ImageOps.exif_transpose(image))))
+            return as_seen(image)
     except UnreadableImage:
         raise
     except Exception as error:  # of a damaged file Pillow raises OSError, SyntaxError, struct.error and others
         reason = " ".join(str(error).split()).partition(" <_io.BytesIO")[0]
         raise UnreadableImage(f"not a readable image: {reason}") from error
+
+
+def as_seen(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
+    """Returns the pixels of an opened image as viewers show it (see `decoded_by_pillow`).
+
+    Raises:
+      UnreadableImage: it has more than `MAX_PIXELS` pixels.
+    """
+    require_size(image.height, image.width)
+    return np.asarray(_flattened(_eight_bits(ImageOps.exif_transpose(image))))
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
-from PIL import Image, ImageOps
+from PIL import Image
 
-from vit_jax.data.decode import UnreadableImage
+from vit_jax.data.decode import UnreadableImage, as_seen
 from vit_jax.data.host import HostTransform
 from vit_jax.data.preprocessing import Preprocessing
 from vit_jax.errors import UserError
@@ -27,7 +27,9 @@ BATCH = 32
 Picture = str | pathlib.Path | Image.Image | np.ndarray
 
 
-def load_model(checkpoint: str | pathlib.Path, image_size: tuple[int, int] | int | None = None, **overrides):
+def load_model(
+    checkpoint: str | pathlib.Path, image_size: tuple[int, int] | int | None = None, **overrides
+) -> "LoadedModel":
     """Returns the `LoadedModel` of a CHECKPOINT (see `vit_jax.pretrained.load.load_weights` for what that may be).
 
     Args:
@@ -120,8 +122,8 @@ class LoadedModel:
         variables = self._variables(x.shape[1:3])
         return jax.device_get(attention_maps(self.module, variables, jnp.asarray(x)))
 
-    def predict(self, images: Sequence[Picture]) -> Float[np.ndarray, "images classes"]:
-        """Returns the class probabilities of pictures: paths, PIL images or uint8 arrays of any size.
+    def predict(self, images: Picture | Sequence[Picture]) -> Float[np.ndarray, "images classes"]:
+        """Returns the class probabilities of pictures: paths, PIL images or uint8 arrays, of any size.
 
         Raises:
           UserError: a picture cannot be read, or the model has no classes.
@@ -131,15 +133,15 @@ class LoadedModel:
         logits = self._in_batches(images, self.logits)
         return np.asarray(jax.nn.softmax(logits, axis=-1))
 
-    def embed(self, images: Sequence[Picture]) -> Float[np.ndarray, "images width"]:
-        """Returns the pooled vectors before the head of pictures: paths, PIL images or uint8 arrays of any size.
+    def embed(self, images: Picture | Sequence[Picture]) -> Float[np.ndarray, "images width"]:
+        """Returns the pooled vectors before the head of pictures: paths, PIL images or uint8 arrays, of any size.
 
         Raises:
           UserError: a picture cannot be read.
         """
         return self._in_batches(images, functools.partial(self._call, method="embed"))
 
-    def preprocess(self, images: Sequence[Picture]) -> Float[np.ndarray, "images height width 3"]:
+    def preprocess(self, images: Picture | Sequence[Picture]) -> Float[np.ndarray, "images height width 3"]:
         """Returns pictures as the model takes them.
 
         Raises:
@@ -159,13 +161,12 @@ class LoadedModel:
         return np.concatenate(parts)
 
     def _variables(self, size: tuple[int, int]) -> dict:
-        if tuple(size) == tuple(self.preprocessing.size):
-            return self.variables
-        if self.weights.image_size is None and self.read_for is not None:
-            if not _fits(self.weights, size):
-                self.__init__(self.read_for(tuple(size)), tuple(size), self.read_for)
+        unknown = self.weights.image_size is None and self.read_for is not None
+        if unknown and not _fits(self.weights, size):
+            self.__init__(self.read_for(tuple(size)), tuple(size), self.read_for)
+        if unknown:
             return self.weights.variables
-        return self.variables_for(size)
+        return self.variables if tuple(size) == tuple(self.preprocessing.size) else self.variables_for(size)
 
     def _call(self, x, **options):
         variables = self._variables(x.shape[1:3])
@@ -204,5 +205,5 @@ def _pixels(image: Picture) -> np.ndarray | bytes:
             raise UserError(f"an image must be uint8 [height, width, 3], not {image.dtype} {image.shape}")
         return image
     if isinstance(image, Image.Image):
-        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+        return as_seen(image)
     return pathlib.Path(image).read_bytes()

@@ -35,9 +35,8 @@ class VisionTransformer(nn.Module):
       patch_size: height and width of a patch, in pixels.
       mlp: `gelu`, or `swiglu` as in DINOv2's giant model; `mlp_dim` is its hidden width.
       gelu: `tanh` as in Google's weights, `exact` as in timm's and Hugging Face's.
-      pool: `cls` token, mean of the patches (`gap`), attention pooling of the patches (`map`, Zhai et
-        al. 2022), or cls token and
-        mean side by side (`cls_gap`, DINOv2's linear classifier).
+      pool: `cls` token, mean of the patches (`gap`), attention pooling of the patches (`map`, Zhai et al. 2022), or cls
+        token and mean side by side (`cls_gap`, DINOv2's linear classifier).
       pool_norm: the final norm comes after the pooling, not before it (timm's `fc_norm`); `features` are then bare.
       pre_norm: a norm before the first block, and no bias in the patch embedding (CLIP, Radford et al. 2021).
       cls_token: a cls token although the pooling does not use it.

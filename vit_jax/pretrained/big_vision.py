@@ -13,14 +13,15 @@ from vit_jax.errors import UserError
 from vit_jax.models.vit import VisionTransformer
 from vit_jax.pretrained.google import (
     LINEN,
-    TRUNK,
     attention_names,
     embedding_fields,
     mlp_names,
     norm_names,
+    outputs_of,
     shape_of,
     vit_table,
 )
+from vit_jax.pretrained.google import TRUNK as GOOGLE_TRUNK
 from vit_jax.pretrained.names import Entry, entry, read
 from vit_jax.pretrained.weights import (
     Weights,
@@ -35,6 +36,9 @@ from vit_jax.pretrained.weights import (
 
 POSITIONS = "pos_embedding"
 MAP_HEAD = "MAPHead_0"
+
+TRUNK = f"{GOOGLE_TRUNK}|^MAPHead_"
+"""Names that must all be known."""
 
 UNUSED = {r"^txt/": "the text tower", r"^(t|b|bias|temperature)$": "of the loss between image and text"}
 
@@ -116,8 +120,8 @@ def model_fields(arrays: Mapping[str, np.ndarray], scanned: bool) -> tuple[dict[
         "pool": "map" if f"{MAP_HEAD}/probe" in arrays else "cls" if "cls" in arrays else "gap",
         "cls_position": False,
         "position": "learned" if POSITIONS in arrays else "sincos2d",
-        "pre_logits": arrays["pre_logits/bias"].size if "pre_logits/bias" in arrays else None,
-        "num_classes": arrays["head/bias"].size if "head/bias" in arrays else 0,
+        "pre_logits": outputs_of(arrays, "pre_logits/kernel", "pre_logits/bias") or None,
+        "num_classes": outputs_of(arrays, "head/kernel", "head/bias"),
     }
     if fields["pool"] != "cls":
         del fields["cls_position"]

@@ -1,10 +1,11 @@
 """Arrays out of `.npz` and `.safetensors` files, and the JSON that lies beside them. Nothing is ever unpickled."""
 
+import contextlib
 import json
 import pathlib
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import ml_dtypes
 import numpy as np
@@ -16,6 +17,9 @@ from vit_jax.errors import UserError, explained_writes
 PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".tar")
 INDEX = "model.safetensors.index.json"
 
+DAMAGE = (OSError, EOFError, zipfile.BadZipFile, zlib.error, ValueError, KeyError, RuntimeError, MemoryError)
+"""What zipfile and NumPy raise for damaged files: a wrong bit may ask for an unknown compression, or for all memory."""
+
 
 def read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
     """Returns all arrays of an `.npz`; bfloat16, which NumPy saves as two bytes of no type, is recognised.
@@ -24,11 +28,12 @@ def read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
       UserError: the file is damaged, or holds pickled objects.
     """
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            if not isinstance(stored, Mapping):
-                raise UserError(f"{path} holds a single array, not weights by name")
+        stored = np.load(path, allow_pickle=False)
+        if isinstance(stored, np.ndarray):
+            raise UserError(f"{path} holds a single array, not weights by name")
+        with stored:
             return {name: _typed(stored[name], name, path) for name in stored.files}
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, ValueError, KeyError) as error:
+    except DAMAGE as error:
         if "allow_pickle" in str(error) or "pickle" in str(error).lower():
             raise UserError(f"{path} holds pickled objects, which could run any code; it is not read") from error
         raise UserError(f"{path} is damaged or no .npz file ({_first_line(error)}); fetch it again") from error
@@ -66,9 +71,9 @@ def read_folder(folder: pathlib.Path) -> dict[str, np.ndarray]:
       UserError: there is none, or a part is missing.
     """
     if (folder / INDEX).is_file():
-        parts = sorted(set(_required(read_json(folder / INDEX), "weight_map", folder / INDEX).values()))
+        places = _required(read_json(folder / INDEX), "weight_map", folder / INDEX).values()
         arrays = {}
-        for part in parts:
+        for part in sorted({str(place) for place in places}):
             if pathlib.Path(part).name != part or not (folder / part).is_file():
                 raise UserError(f"{folder / INDEX} names {part!r}, which is not in the folder")
             arrays |= read_safetensors(folder / part)
@@ -109,6 +114,19 @@ def read_json(path: pathlib.Path) -> dict[str, object]:
     if not isinstance(value, dict):
         raise UserError(f"{path} holds no JSON object")
     return value
+
+
+@contextlib.contextmanager
+def understood(document: str) -> Iterator[None]:
+    """Says in one line that a JSON document is not as it should be, where its values are of other types.
+
+    Raises:
+      UserError: reading the document raised what values of a wrong type raise.
+    """
+    try:
+        yield
+    except (TypeError, ValueError, LookupError, AttributeError, OverflowError) as error:
+        raise UserError(f"{document} is not as it should be ({type(error).__name__}: {_first_line(error)})") from error
 
 
 def _required(value: Mapping[str, object], key: str, path: pathlib.Path) -> object:

@@ -193,8 +193,8 @@ def vit_fields(arrays: Mapping[str, np.ndarray], numbering: Numbering) -> tuple[
         "mlp_dim": shape_of(arrays, hidden, 2)[1],
         "qkv_bias": query.replace("kernel", "bias") in arrays,
         "pool": "cls" if "cls" in arrays else "gap",
-        "pre_logits": arrays["pre_logits/bias"].size if "pre_logits/bias" in arrays else None,
-        "num_classes": arrays["head/bias"].size if "head/bias" in arrays else 0,
+        "pre_logits": outputs_of(arrays, "pre_logits/kernel", "pre_logits/bias") or None,
+        "num_classes": outputs_of(arrays, "head/kernel", "head/bias"),
     }
     tokens = shape_of(arrays, POSITIONS, 3)[1] - ("cls" in arrays)
     if "conv_root/kernel" not in arrays:
@@ -215,7 +215,7 @@ def mixer_fields(arrays: Mapping[str, np.ndarray], numbering: Numbering) -> tupl
         "depth": depth_of(arrays, r"MixerBlock_(\d+)/"),
         "tokens_mlp_dim": tokens_mlp_dim,
         "channels_mlp_dim": shape_of(arrays, "MixerBlock_0/channel_mixing/Dense_0/kernel", 2)[1],
-        "num_classes": arrays["head/bias"].size if "head/bias" in arrays else 0,
+        "num_classes": outputs_of(arrays, "head/kernel", "head/bias"),
     }
     return Mixer, fields, tokens
 
@@ -233,10 +233,26 @@ def shape_of(arrays: Mapping[str, np.ndarray], name: str, axes: int) -> tuple[in
       UserError: it is not.
     """
     if name not in arrays:
-        raise UserError(f"{name} is missing; the file is incomplete or of another architecture")
+        raise missing(name)
     if arrays[name].ndim != axes:
         raise UserError(f"{name} has shape {arrays[name].shape}, not {axes} axes")
     return arrays[name].shape
+
+
+def outputs_of(arrays: Mapping[str, np.ndarray], kernel: str, bias: str) -> int:
+    """Returns the number of outputs of a dense layer, 0 where the file has no such layer.
+
+    Raises:
+      UserError: one half of the layer is missing.
+    """
+    if (kernel in arrays) != (bias in arrays):
+        raise missing(bias if kernel in arrays else kernel)
+    return arrays[bias].size if bias in arrays else 0
+
+
+def missing(name: str) -> UserError:
+    """Returns the error for an array that is not there."""
+    return UserError(f"{name} is missing; the file is incomplete or of another architecture")
 
 
 def write_weights(weights: Weights) -> tuple[dict[str, np.ndarray], list[str]]:

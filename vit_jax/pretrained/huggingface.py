@@ -9,8 +9,15 @@ import numpy as np
 from vit_jax.errors import UserError
 from vit_jax.models.deit import DistilledVisionTransformer
 from vit_jax.models.vit import VisionTransformer
-from vit_jax.pretrained.google import shape_of
-from vit_jax.pretrained.huggingface_config import model_config, preprocessing_of, stated_fields
+from vit_jax.pretrained.google import outputs_of, shape_of
+from vit_jax.pretrained.huggingface_config import (
+    model_config,
+    preprocessing_of,
+    stated_classes,
+    stated_fields,
+    stated_scale,
+    stated_size,
+)
 from vit_jax.pretrained.names import Convolution, Entry, Packed, entry, read, write
 from vit_jax.pretrained.timm import QKV, Flat, Transposed, linear_entries, norm_entries
 from vit_jax.pretrained.weights import (
@@ -138,20 +145,16 @@ def read_weights(
     distilled = f"{prefix}embeddings.distillation_token" in arrays
     tokens = 1 + distilled
     arrays, positioned = without_zero_rows(arrays, positions, tokens)
-    fields = {
-        **told_by_names(arrays, prefix),
-        **stated_fields(config, overrides, shape_of(arrays, f"{prefix}{PATCHES}.weight", 4)[0]),
-    }
+    fields = told_by_names(arrays, prefix, config)
+    fields |= stated_fields(config, overrides, fields["width"])
     model = DistilledVisionTransformer if distilled else VisionTransformer
     fields["cls_position"] = positioned
     if distilled:
         fields["dist_classifier"] = "distillation_classifier.weight" in arrays
     name, fields, module = adapted(model, fields, overrides)
     patches = shape_of(arrays, positions, 3)[1] - (tokens if positioned else 0)
-    stated = image_size or config.get("image_size")
-    if stated is not None:
-        image_size = (int(stated), int(stated)) if isinstance(stated, int) else (int(stated[0]), int(stated[1]))
-    elif square_grid(patches):
+    image_size = image_size or stated_size(config)
+    if image_size is None and square_grid(patches):
         image_size = nominal_size(module, patches)
     shapes = parameter_shapes(module, image_size or nominal_size(module, patches))
     found, unknown = read(table_of(module, prefix), arrays, shapes, source)
@@ -164,21 +167,13 @@ def read_weights(
         image_size,
         preprocessing,
         source,
-        stated_classes(config, module),
+        stated_classes(config, module.num_classes),
         position_resize="bicubic",
         unused=unused,
     )
 
 
-def stated_classes(config: Mapping[str, object], module: VisionTransformer) -> list[str] | None:
-    """Returns the class names of `config.json`, or None where it has none but the placeholders `LABEL_0`, …"""
-    labels = config.get("id2label") or {}
-    names = [labels.get(str(i)) for i in range(module.num_classes)]
-    known = names and all(isinstance(name, str) for name in names)
-    return names if known and not all(re.fullmatch(r"LABEL_\d+", name) for name in names) else None
-
-
-def told_by_names(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, object]:
+def told_by_names(arrays: Mapping[str, np.ndarray], prefix: str, config: Mapping[str, object]) -> dict[str, object]:
     """Returns the model's fields that names and shapes tell."""
     width, _, height, breadth = shape_of(arrays, f"{prefix}{PATCHES}.weight", 4)
     first = f"{prefix}encoder.layer.0"
@@ -192,9 +187,10 @@ def told_by_names(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, ob
         else f"{first}.output.dense.weight"
     )
     registers = f"{prefix}embeddings.register_tokens"
-    head = next((name for name in ("classifier", "cls_classifier") if f"{name}.weight" in arrays), None)
-    classes, inputs = shape_of(arrays, f"{head}.weight", 2) if head else (0, width)
-    pooler = f"{prefix}pooler.dense.weight"
+    head = next((name for name in ("classifier", "cls_classifier") if f"{name}.bias" in arrays), "classifier")
+    classes = outputs_of(arrays, f"{head}.weight", f"{head}.bias")
+    inputs = shape_of(arrays, f"{head}.weight", 2)[1] if classes else width
+    pooler = outputs_of(arrays, f"{prefix}pooler.dense.weight", f"{prefix}pooler.dense.bias")
     return {
         "patch_size": (height, breadth),
         "width": width,
@@ -202,10 +198,10 @@ def told_by_names(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, ob
         "mlp": "swiglu" if swiglu else "gelu",
         "mlp_dim": shape_of(arrays, hidden, 2)[1],
         "pool": "cls_gap" if inputs == 2 * width else "cls",
-        "pre_logits": arrays[pooler].shape[0] if pooler in arrays and not head else None,
+        "pre_logits": pooler if pooler and not classes else None,
         "registers": shape_of(arrays, registers, 3)[1] if registers in arrays else 0,
         "qkv_bias": f"{first}.attention.attention.query.bias" in arrays,
-        "layer_scale": 1.0 if dino else None,
+        "layer_scale": stated_scale(config) if dino else None,
         "num_classes": classes,
     }
 
@@ -231,9 +227,11 @@ def write_weights(weights: Weights) -> tuple[dict[str, np.ndarray], dict, dict, 
         qk_norm=(False,),
         mlp=("gelu", "swiglu") if dino else ("gelu",),
         **({} if dino else {"registers": (0,)}),
+        # A DeiT without heads ends in its cls token, ours in the mean of both unless it has the one classifier.
+        **({} if module.num_classes else {"dist_classifier": (False,)}),
     )
     if module.hidden_width not in (None, module.width) or (module.hidden_width and module.num_classes):
-        raise UserError(f"the {KIND} format has a pre-logits layer (its pooler) only in a model without a head")
+        raise UserError(f"the {KIND} format has pre_logits (its pooler) as wide as the model and without a head only")
     prefix = "" if not module.num_classes else "deit." if distilled else "vit."
     config = model_config(weights)
     if dino and module.num_classes:

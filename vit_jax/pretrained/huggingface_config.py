@@ -1,10 +1,12 @@
 """`config.json` and `preprocessor_config.json` of Hugging Face models, both ways."""
 
+import re
 from collections.abc import Mapping
 
 from vit_jax.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from vit_jax.errors import UserError
 from vit_jax.models.deit import DistilledVisionTransformer
+from vit_jax.pretrained.files import understood
 from vit_jax.pretrained.timm import HEADS
 from vit_jax.pretrained.weights import Weights
 
@@ -14,6 +16,7 @@ RESAMPLING = ("nearest", "lanczos", "bilinear", "bicubic")
 """Interpolations by PIL's numbers."""
 
 
+@understood("config.json")
 def stated_fields(config: Mapping[str, object], overrides: Mapping[str, object], width: int) -> dict[str, object]:
     """Returns the model's fields that only `config.json` tells, or else what the published models have.
 
@@ -33,6 +36,31 @@ def stated_fields(config: Mapping[str, object], overrides: Mapping[str, object],
     return {"heads": int(heads), "gelu": GELU[activation], "norm_epsilon": float(epsilon)}
 
 
+@understood("config.json")
+def stated_scale(config: Mapping[str, object]) -> float:
+    """Returns what the LayerScale of a DINOv2 starts at."""
+    return float(config.get("layerscale_value", 1.0))
+
+
+@understood("config.json")
+def stated_size(config: Mapping[str, object]) -> tuple[int, int] | None:
+    """Returns the image size that `config.json` states."""
+    size = config.get("image_size")
+    if size is None:
+        return None
+    return (int(size), int(size)) if isinstance(size, int | float) else (int(size[0]), int(size[1]))
+
+
+@understood("config.json")
+def stated_classes(config: Mapping[str, object], classes: int) -> list[str] | None:
+    """Returns the class names of `config.json`, or None where it has none but the placeholders `LABEL_0`, …"""
+    labels = config.get("id2label") or {}
+    names = [labels.get(str(i)) for i in range(classes)]
+    known = names and all(isinstance(name, str) for name in names)
+    return names if known and not all(re.fullmatch(r"LABEL_\d+", name) for name in names) else None
+
+
+@understood("preprocessor_config.json")
 def preprocessing_of(config: Mapping[str, object], image_size: tuple[int, int], dino: bool = False) -> Preprocessing:
     """Returns what `preprocessor_config.json` says; of an empty one, what the published models have.
 

@@ -13,6 +13,8 @@ from vit_jax.pretrained.locate import locate
 from vit_jax.pretrained.weights import Weights
 
 BEST = ":best"
+NPZ = "weights.npz"
+"""What an `.npz` is called in a folder that is named in its place."""
 
 
 def load_weights(checkpoint: str, image_size: tuple[int, int] | None = None, **overrides) -> Weights:
@@ -42,13 +44,10 @@ def load_weights(checkpoint: str, image_size: tuple[int, int] | None = None, **o
 
 def described(weights: Weights, published: Published) -> Weights:
     """Returns weights with the preprocessing and the class names that the catalogue has for them."""
-    seen = published.preprocessing
-    if weights.image_size and weights.image_size != seen.size:
-        seen = seen.at_size(weights.image_size)
     names = weights.class_names
     if published.classes == "imagenet" and weights.classes == 1000:
         names = imagenet_classes()
-    return dataclasses.replace(weights, preprocessing=seen, class_names=names)
+    return dataclasses.replace(weights, preprocessing=published.preprocessing, class_names=names)
 
 
 def read(path: pathlib.Path, best: bool, image_size: tuple[int, int] | None, fields: dict[str, object]) -> Weights:
@@ -62,6 +61,8 @@ def read(path: pathlib.Path, best: bool, image_size: tuple[int, int] | None, fie
         return own.read_weights(path, best, **fields)
     if best:
         raise UserError(f"{source} is no workdir, so it has no best checkpoint")
+    if (path / NPZ).is_file() and not any(path.glob("*.safetensors")):
+        path = path / NPZ
     if path.is_dir():
         return torch_weights(files.read_folder(path), path, source, image_size, fields)
     files.refuse_pickle(path)

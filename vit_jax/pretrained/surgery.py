@@ -15,6 +15,7 @@ from vit_jax.pretrained.weights import POSITIONS, Weights, parameter_shapes, squ
 
 PATCHES = "patch_embed/kernel"
 HEADS = ("head/", "head_dist/")
+PRE_LOGITS = "pre_logits/"
 RESIZES = ("linear", "bicubic")
 
 
@@ -86,7 +87,8 @@ def fit(
     params, missing = {}, []
     for name, shape in shapes.items():
         array = weights.params.get(name)
-        if array is None or (why_new_head and name.startswith(HEADS)):
+        other_layer = name.startswith(PRE_LOGITS) and array is not None and array.shape != shape
+        if array is None or other_layer or (why_new_head and name.startswith(HEADS)):
             missing.append(name)
         elif array.shape == shape and not _positions_moved(name, weights, module, image_size):
             params[name] = array
@@ -124,7 +126,7 @@ def _why_new_head(weights: Weights, module: nn.Module, surgery: Surgery) -> str 
 
 
 def _explained(names: list[str], why_new_head: str | None) -> list[str]:
-    heads = [name for name in names if name.startswith((*HEADS, "pre_logits/"))]
+    heads = [name for name in names if name.startswith((*HEADS, PRE_LOGITS))]
     lines = families(name for name in names if name not in heads)
     modules = dict.fromkeys(name.rpartition("/")[0] for name in heads)
     return lines + [f"{module} ({why_new_head})" if why_new_head else module for module in modules]

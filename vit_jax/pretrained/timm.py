@@ -15,7 +15,8 @@ from vit_jax.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessin
 from vit_jax.errors import UserError
 from vit_jax.models.deit import DistilledVisionTransformer
 from vit_jax.models.vit import VisionTransformer
-from vit_jax.pretrained.google import shape_of
+from vit_jax.pretrained.files import understood
+from vit_jax.pretrained.google import outputs_of, shape_of
 from vit_jax.pretrained.names import Convolution, Entry, Flat, Packed, Transposed, entry, read, write
 from vit_jax.pretrained.weights import (
     Weights,
@@ -184,7 +185,7 @@ def read_weights(
         image_size,
         preprocessing,
         source,
-        config.get("label_names"),
+        stated_names(config),
         position_resize="bicubic",
         unused=unused,
         notes=notes,
@@ -196,15 +197,15 @@ def model_fields(
 ) -> dict[str, object]:
     """Returns the model's fields, told from names, shapes and `config.json`."""
     width, _, height, breadth = shape_of(arrays, "patch_embed.proj.weight", 4)
-    arguments = dict(config.get("model_args") or {})
+    with understood("config.json"):
+        arguments = dict(config.get("model_args") or {})
     hidden, hidden_in = (
         shape_of(arrays, "blocks.0.mlp.fc1.weight", 2)[0],
         shape_of(arrays, "blocks.0.mlp.fc2.weight", 2)[1],
     )
     cls, pool_norm = "cls_token" in arrays, "fc_norm.weight" in arrays
     pool = "map" if "attn_pool.latent" in arrays else "cls" if cls and not pool_norm else "gap"
-    stated = arguments.get("global_pool") or config.get("global_pool")
-    pool = POOLS.get(stated, pool) if stated else pool
+    pool = POOLS.get(str(arguments.get("global_pool") or config.get("global_pool")), pool)
     return {
         "patch_size": (height, breadth),
         "width": width,
@@ -222,7 +223,7 @@ def model_fields(
         "qk_norm": "blocks.0.attn.q_norm.weight" in arrays,
         "qkv_bias": "blocks.0.attn.qkv.bias" in arrays,
         "layer_scale": float(arguments.get("init_values") or 1e-5) if "blocks.0.ls1.gamma" in arrays else None,
-        "num_classes": arrays["head.bias"].size if "head.bias" in arrays else 0,
+        "num_classes": outputs_of(arrays, "head.weight", "head.bias"),
     }
 
 
@@ -238,6 +239,7 @@ def gelu_of(arguments: Mapping[str, object]) -> str:
     return "tanh" if stated == "gelu_tanh" else "exact"
 
 
+@understood("config.json")
 def heads_of(arrays: Mapping[str, np.ndarray], arguments: Mapping[str, object], width: int) -> int:
     """Returns the number of heads.
 
@@ -304,6 +306,16 @@ def with_positions_of(arrays: Mapping[str, np.ndarray], prefix: int) -> dict[str
     return {**arrays, "pos_embed": kept, "reg_token": registers}
 
 
+@understood("config.json")
+def stated_names(config: Mapping[str, object]) -> list[str] | None:
+    """Returns the class names that `config.json` states, as a list or by their numbers."""
+    names = config.get("label_names")
+    if isinstance(names, Mapping):
+        names = [names[str(i)] for i in range(len(names))]
+    return None if names is None else [str(name) for name in names]
+
+
+@understood("config.json")
 def stated_size(config: Mapping[str, object]) -> tuple[int, int] | None:
     """Returns the image size that `config.json` states."""
     size = (config.get("model_args") or {}).get("img_size")
@@ -314,6 +326,7 @@ def stated_size(config: Mapping[str, object]) -> tuple[int, int] | None:
     return (int(size), int(size)) if isinstance(size, int | float) else (int(size[0]), int(size[1]))
 
 
+@understood("config.json")
 def stated_preprocessing(config: Mapping[str, object], size: tuple[int, int]) -> Preprocessing:
     """Returns the evaluation preprocessing of `config.json`; what it does not say is timm's usual."""
     stated = config.get("pretrained_cfg") or {}
@@ -335,19 +348,22 @@ def write_weights(weights: Weights) -> tuple[dict[str, np.ndarray], dict, list[s
       UserError: the format cannot express the model.
     """
     module = weights.module
+    distilled, swiglu = isinstance(module, DistilledVisionTransformer), getattr(module, "mlp", None) == "swiglu"
     expressible(
         module,
         KIND,
         models=(VisionTransformer, DistilledVisionTransformer),
-        pool=("cls", "gap", "map"),
+        pool=("cls", "gap") if swiglu else ("cls", "gap", "map"),
         position=("learned", "none", "sincos2d"),
         pre_logits=(None,),
         head=("linear",),
-        mlp=("gelu", "swiglu") if type(module) is VisionTransformer else ("gelu",),
+        mlp=("gelu",) if distilled else ("gelu", "swiglu"),
         norm_epsilon=(1e-6,),
         dist_classifier=(True,),
+        **({"registers": (0,)} if distilled else {}),
     )
-    params, notes = (weights.params, []) if module.position != "sincos2d" else with_positions(weights, KIND)
+    needed = distilled or module.position == "sincos2d"
+    params, notes = with_positions(weights, KIND) if needed else (weights.params, [])
     return write(table_of(module), with_register_positions(module, params), KIND), hub_config(weights), notes
 
 
@@ -367,6 +383,7 @@ def hub_config(weights: Weights) -> dict[str, object]:
     """Returns `config.json` as timm's `save_for_hf` writes it: an architecture, and arguments that make it this one."""
     module, seen = weights.module, weights.preprocessing
     size = weights.image_size or seen.size
+    distilled = isinstance(module, DistilledVisionTransformer)
     pools = {ours: theirs for theirs, ours in POOLS.items()}
     arguments = {
         "img_size": list(size),
@@ -380,20 +397,22 @@ def hub_config(weights: Weights) -> dict[str, object]:
         "init_values": module.layer_scale,
         "class_token": "cls" in module.class_tokens,
         "reg_tokens": module.registers,
-        "no_embed_class": not module.class_tokens or (module.position == "learned" and not module.cls_position),
+        "no_embed_class": not distilled
+        and (not module.class_tokens or (module.position == "learned" and not module.cls_position)),
         "pos_embed": "none" if module.position == "none" else "learn",
         "pre_norm": module.pre_norm,
         "global_pool": pools[module.pool],
         "fc_norm": module.pool_norm,
         "act_layer": "gelu_tanh" if module.gelu == "tanh" else "gelu",
     }
-    distilled = isinstance(module, DistilledVisionTransformer)
     architecture = "deit_base_distilled_patch16_224" if distilled else "vit_base_patch16_224"
     if module.mlp == "swiglu":
         # A class cannot be written to JSON, so the MLP has to be that of the architecture.
         architecture = "vit_giant_patch14_dinov2"
         del arguments["act_layer"]
     crop_pct = min(size) / seen.resize if seen.resize else 1.0
+    if seen.resize and math.floor(min(size) / crop_pct) < seen.resize:
+        crop_pct = math.nextafter(crop_pct, 0)  # timm rounds down, and so does float division
     config = {
         "architecture": architecture,
         "num_classes": module.num_classes,

@@ -21,6 +21,9 @@ from vit_jax.pretrained.names import families
 
 POSITIONS = "position_embed/embedding"
 
+WITHOUT_PARAMETERS = ("gelu", "norm_epsilon")
+"""Fields that can be overridden in any file, as no array depends on them."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
@@ -202,9 +205,10 @@ def expressible(module: nn.Module, kind: str, models: tuple[type[nn.Module], ...
     for field, values in allowed.items():
         if hasattr(module, field) and getattr(module, field) not in values:
             one_of = " or ".join(repr(value) for value in values)
+            advice = f"; --model.{field}={values[0]} writes it all the same, as another model"
             raise UserError(
-                f"the {kind} format cannot express {field}={getattr(module, field)!r}, only {one_of}; "
-                f"--model.{field}={values[0]} writes it all the same, as another model"
+                f"the {kind} format cannot express {field}={getattr(module, field)!r}, only {one_of}"
+                + (advice if field in WITHOUT_PARAMETERS else "")
             )
 
 

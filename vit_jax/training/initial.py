@@ -77,10 +77,16 @@ def placed(arrays: dict[str, np.ndarray], like: dict, shardings: dict) -> dict:
 
 
 def seen_differently(weights: Weights, experiment: Experiment) -> list[str]:
-    """Returns how images are prepared otherwise than for the weights."""
-    seen, now = weights.preprocessing, preprocessing_of(experiment.config, experiment.transform.size)
-    return [
+    """Returns how images are prepared, or classes named, otherwise than for the weights."""
+    now = preprocessing_of(experiment.config, experiment.transform.size)
+    seen = weights.preprocessing.at_size(now.size)
+    lines = [
         f"data.{name} was {getattr(seen, name)!r}, is {getattr(now, name)!r}"
-        for name in ("interpolation", "antialias", "mean", "std")
+        for name in ("resize", "interpolation", "antialias", "mean", "std")
         if getattr(seen, name) != getattr(now, name)
     ]
+    theirs, ours = weights.class_names or [], list(experiment.source.class_names)
+    if len(theirs) == len(ours) and theirs != ours:
+        i = next(i for i, (one, other) in enumerate(zip(theirs, ours, strict=True)) if one != other)
+        lines.append(f"class {i} was {theirs[i]!r}, is {ours[i]!r} (surgery.new_head=True starts with a new head)")
+    return lines

@@ -1,8 +1,9 @@
 """Low-rank adaptation (Hu et al. 2022, "LoRA: Low-Rank Adaptation of Large Language Models").
 
 A kernel W stays as it is, and W + (alpha / rank) a b takes its place, of which only a and b are trained. The factors
-are parameters like any other, under the name of their kernel: `lora/encoder/block_0/attention/query/a`. `merge` forms
-the sums, inside the jitted step as in every export, so no layer knows of them and every architecture can be adapted.
+are parameters like any other, under the name of their kernel: `lora/encoder/block_0/attention/query/a`.
+`vit_jax.models.lora.merge` forms the sums, inside the jitted step as in every export, so no layer knows of them and
+every architecture can be adapted.
 
 What that costs: the backward pass forms the gradient of each whole kernel before those of its factors, so a step takes
 about the FLOPs of full fine-tuning, and while it runs the memory of such gradients. Each micro-batch forms the sums and

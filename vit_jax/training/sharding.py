@@ -17,7 +17,7 @@ AXES = ("data", "fsdp", "tensor")
 TENSOR_RULES = (
     (r"attention/(query|key|value)/(kernel|bias)$", -2),
     (r"attention/out/kernel$", -3),
-    (r"mlp/dense_0/(kernel|bias)$", -1),
+    (r"mlp/(dense_0|gate)/(kernel|bias)$", -1),
     (r"mlp/dense_1/kernel$", -2),
 )
 """Parameters split over `tensor`, and the axis that is: heads, and the MLP's hidden width."""

@@ -1,0 +1,76 @@
+"""The outputs of the libraries whose weights are read: every array that they gave, compared."""
+
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vit_jax.explanation.attention import attention_maps
+from vit_jax.inference.model import load_model
+
+GOLDENS = pathlib.Path(__file__).parents[1] / "goldens"
+CASES = sorted(path.name for path in GOLDENS.iterdir())
+TOLERANCE = 5e-6
+"""Of the largest value; float32 gives about 1e-6."""
+
+
+def loaded(case: str):
+    """Returns the model of a case; timm's files do not tell the heads."""
+    folder = GOLDENS / case
+    arguments = json.loads((folder / "meta.json").read_text()).get("arguments", {})
+    known = {"heads": arguments["num_heads"]} if case.startswith("timm_") else {}
+    return load_model(folder if case.startswith("hf_") else next(folder.glob("weights.*")), **known)
+
+
+def output(module, name: str, x):
+    """Returns what the libraries call `name`, inside `module.apply`."""
+    name, _, number = name.rpartition("_") if name[-1].isdigit() else (name, "", 0)
+    if name == "hidden_states":
+        return module.intermediates(x, [int(number) - 1])[0] if int(number) else module.tokens(x, train=False)
+    return {
+        "logits": lambda: module(x),
+        **dict.fromkeys(("pre_logits", "pooler_output"), lambda: module.embed(x)),
+        **dict.fromkeys(("features", "encoded", "last_hidden_state"), lambda: module.features(x)),
+        **dict.fromkeys(("cls_logits", "logits_cls"), lambda: module.token_logits(x)[0]),
+        **dict.fromkeys(("distillation_logits", "logits_dist"), lambda: module.token_logits(x)[1]),
+        "blocks": lambda: jnp.stack(module.intermediates(x, range(module.depth)))[:, :, module.prefix_tokens :],
+    }[name]()
+
+
+def outputs(model, names: list[str], image: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns what the model gives for images, by the libraries' names; compiled once for all of them."""
+    maps = [name for name in names if name.startswith("attention")]
+
+    def compute(variables, image):
+        def given(module, x):
+            return {name: output(module, name, x) for name in names if name not in maps}
+
+        found = model.module.apply(variables, image, method=given)
+        layers = attention_maps(model.module, variables, image) if maps else []
+        numbered = {f"attentions_{i}": layer for i, layer in enumerate(layers)}
+        every = {"attention": jnp.stack(layers)} if maps else {}
+        return found | {name: array for name, array in (numbered | every).items() if name in maps}
+
+    quickly = {"xla_backend_optimization_level": 0}
+    variables = model.variables_for(image.shape[1:3])
+    return jax.device_get(jax.jit(compute, compiler_options=quickly)(variables, image))
+
+
+def test_all_cases_are_there():
+    families = [case.split("_")[0] for case in CASES]
+    assert {name: families.count(name) for name in families} == {"google": 5, "bigvision": 4, "timm": 5, "hf": 4}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_outputs_are_the_librarys(case):
+    with np.load(GOLDENS / case / "io.npz") as stored:
+        expected = dict(stored)
+    image = expected.pop("image")
+    found = outputs(loaded(case), list(expected), image)
+    assert "logits" in expected or "last_hidden_state" in expected
+    for name, array in expected.items():
+        assert found[name].shape == array.shape, name
+        assert np.abs(found[name] - array).max() <= TOLERANCE * np.abs(array).max(), name

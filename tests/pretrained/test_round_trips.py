@@ -1,0 +1,152 @@
+"""Every kind of model into every format and back, or a line that says why not."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from tests.pretrained.examples import same_params, small_weights
+from vit_jax.errors import UserError
+from vit_jax.inference.model import LoadedModel
+from vit_jax.pretrained.load import load_weights
+from vit_jax.pretrained.save import save_weights
+
+SAME = "the same parameters and fields"
+WRITTEN_OTHERWISE = "the same outputs"
+
+# Fields of the model, then what comes of google, timm and huggingface: SAME, WRITTEN_OTHERWISE, or what the error names.
+GRID = {
+    "cls": ({}, SAME, SAME, SAME),
+    "exact gelu": ({"gelu": "exact"}, "gelu='exact'", SAME, SAME),
+    "epsilon": ({"norm_epsilon": 1e-12}, "norm_epsilon=1e-12", "norm_epsilon=1e-12", SAME),
+    "headless": ({"num_classes": 0}, SAME, SAME, SAME),
+    "gap": ({"pool": "gap"}, SAME, SAME, "pool='gap'"),
+    "fc_norm": ({"pool": "gap", "pool_norm": True}, "pool_norm=True", SAME, "pool='gap'"),
+    "cls beside gap": ({"pool": "gap", "cls_token": True}, "cls_token=True", SAME, "pool='gap'"),
+    "map": ({"pool": "map"}, "pool='map'", SAME, "pool='map'"),
+    "dinov2": ({"pool": "cls_gap", "layer_scale": 0.5, "registers": 2}, "pool='cls_gap'", "pool='cls_gap'", SAME),
+    "registers": ({"registers": 3}, "registers=3", SAME, "registers=3"),
+    "registers alone": ({"registers": 2, "cls_position": False}, "registers=2", SAME, "registers=2"),
+    "layer_scale": ({"layer_scale": 0.5, "num_classes": 0}, "layer_scale=0.5", SAME, SAME),
+    "qk_norm": ({"qk_norm": True}, "qk_norm=True", SAME, "qk_norm=True"),
+    "no qkv bias": ({"qkv_bias": False}, SAME, SAME, SAME),
+    "swiglu": (
+        {"mlp": "swiglu", "gelu": "exact", "layer_scale": 0.5, "num_classes": 0}, "gelu='exact'", SAME, SAME,
+    ),
+    "swiglu and map": ({"mlp": "swiglu", "pool": "map"}, "mlp='swiglu'", "pool='map'", "pool='map'"),
+    "swiglu alone": ({"mlp": "swiglu", "gelu": "exact"}, "gelu='exact'", SAME, "mlp='swiglu'"),
+    "cls without position": ({"cls_position": False}, SAME, SAME, SAME),
+    "not square": ({"size": (8, 12)}, SAME, SAME, SAME),
+    "flat patches": ({"patch_size": (4, 2)}, SAME, SAME, SAME),
+    "pre_logits": ({"pre_logits": 12}, SAME, "pre_logits=12", "pre_logits"),
+    "pooler": ({"pre_logits": 16, "num_classes": 0}, SAME, "pre_logits=16", SAME),
+    "norm before": ({"pre_norm": True}, "pre_norm=True", SAME, "pre_norm=True"),
+    "no position": ({"position": "none"}, "position='none'", SAME, "position='none'"),
+    "sincos2d": ({"position": "sincos2d"}, WRITTEN_OTHERWISE, WRITTEN_OTHERWISE, WRITTEN_OTHERWISE),
+    "sincos2d and gap": (
+        {"position": "sincos2d", "pool": "gap", "size": (8, 12)}, WRITTEN_OTHERWISE, WRITTEN_OTHERWISE, "pool='gap'",
+    ),
+    "distilled": ({"model": "vit_distilled"}, "Distilled", SAME, SAME),
+    "distilled, one head": (
+        {"model": "vit_distilled", "dist_classifier": False}, "Distilled", "dist_classifier=False", SAME,
+    ),
+    "distilled, no head": ({"model": "vit_distilled", "num_classes": 0}, "Distilled", SAME, "dist_classifier=True"),
+    "distilled, no position": (
+        {"model": "vit_distilled", "cls_position": False}, "Distilled", WRITTEN_OTHERWISE, SAME,
+    ),
+    "distilled, registers": ({"model": "vit_distilled", "registers": 1}, "Distilled", "registers=1", "registers=1"),
+    "hybrid": (
+        {"model": "hybrid", "stages": (1, 1), "stem_width": 32, "patch_size": (1, 1), "size": (16, 16)},
+        SAME, "HybridVisionTransformer", "HybridVisionTransformer",
+    ),
+    "hybrid, only root": (
+        {"model": "hybrid", "stages": (), "stem_width": 32, "patch_size": (2, 2), "size": (16, 16)},
+        SAME, "HybridVisionTransformer", "HybridVisionTransformer",
+    ),
+    "mixer": ({"model": "mixer"}, SAME, "Mixer", "Mixer"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def made():
+    """The weights of a row of the grid, made once."""
+    found = {}
+    return lambda name: found.setdefault(name, None) or found.setdefault(name, small_weights(**GRID[name][0]))
+
+
+def fields_of(module) -> dict[str, object]:
+    names = [field.name for field in dataclasses.fields(module) if field.name not in ("parent", "name")]
+    return {name: getattr(module, name) for name in names}
+
+
+@pytest.mark.parametrize("kind", ["google", "timm", "huggingface", "vit_jax"])
+@pytest.mark.parametrize("name", GRID)
+def test_there_and_back(name, kind, made, tmp_path):
+    weights, outcome = made(name), dict(zip(("google", "timm", "huggingface"), GRID[name][1:], strict=True)).get(kind)
+    out = tmp_path / ("x.npz" if kind == "google" else "x")
+    if outcome not in (SAME, WRITTEN_OTHERWISE, None):
+        with pytest.raises(UserError) as error:
+            save_weights(weights, out, kind)
+        assert outcome in str(error.value)
+        assert "\n" not in str(error.value)
+        assert not out.exists()
+        return
+    notes = save_weights(weights, out, kind)
+    back = load_weights(str(out))
+    if outcome == WRITTEN_OTHERWISE:
+        assert any("positions" in note or "zeros" in note for note in notes)
+        x = np.random.default_rng(3).normal(size=(2, *weights.image_size, 3)).astype(np.float32)
+        np.testing.assert_array_equal(LoadedModel(back).logits(x), LoadedModel(weights).logits(x))
+        return
+    assert same_params(back.params, weights.params)
+    assert fields_of(back.module) == fields_of(weights.module)
+    assert type(back.module) is type(weights.module)
+    assert not [line for line in back.unused if "mask_token" not in line]
+    if kind == "google":
+        square = weights.image_size[0] == weights.image_size[1]
+        expected = weights.image_size if square and GRID[name][0].get("patch_size") != (4, 2) else None
+        assert (back.image_size, back.class_names) == (expected, None)
+    else:
+        assert back.image_size == weights.image_size
+        assert back.class_names == weights.class_names
+        assert back.preprocessing == weights.preprocessing
+
+
+def test_half_of_the_cases_are_expressible():
+    outcomes = [outcome for row in GRID.values() for outcome in row[1:]]
+    assert outcomes.count(SAME) > len(outcomes) / 2
+
+
+@pytest.mark.parametrize("kind", ["timm", "huggingface"])
+def test_every_crop_comes_back(kind, tmp_path):
+    """timm states the crop's share of the image and rounds down, so the share must not be a hair too large."""
+    weights = small_weights()
+    for size, resize in ((8, 8), (8, 9), (160, 212), (224, 256), (224, 354), (384, 431), (48, 59)):
+        seen = dataclasses.replace(weights.preprocessing, size=(size, size), resize=resize)
+        out = tmp_path / f"{size}_{resize}"
+        changed = dataclasses.replace(weights, preprocessing=seen, image_size=(8, 8))
+        save_weights(changed, out, kind)
+        back = load_weights(str(out)).preprocessing
+        assert back.resize == resize, (size, resize) if kind == "huggingface" else back
+
+
+def test_squashing_comes_back(tmp_path):
+    weights = small_weights(size=(8, 12))
+    weights = dataclasses.replace(weights, preprocessing=dataclasses.replace(weights.preprocessing, resize=None))
+    for kind in ("timm", "huggingface"):
+        save_weights(weights, tmp_path / kind, kind)
+        assert load_weights(str(tmp_path / kind)).preprocessing == weights.preprocessing
+
+
+@pytest.mark.parametrize("kind", ["timm", "huggingface"])
+def test_what_a_format_cannot_say_is_noted(kind, tmp_path):
+    weights = small_weights()
+    weights = dataclasses.replace(weights, preprocessing=dataclasses.replace(weights.preprocessing, antialias=False))
+    assert any("antialiasing" in note for note in save_weights(weights, tmp_path / "x", kind))
+
+
+@pytest.mark.parametrize("kind", ["google", "timm", "huggingface"])
+def test_sincos2d_is_written_for_a_known_size_only(kind, tmp_path):
+    weights = dataclasses.replace(small_weights(position="sincos2d"), image_size=None)
+    with pytest.raises(UserError, match="image_size"):
+        save_weights(weights, tmp_path / "x.npz" if kind == "google" else tmp_path / "x", kind)
