@@ -39,7 +39,7 @@ def fields_of_weights(name: str, given: dict[str, object], weights: "Weights", w
     if not issubclass(found.module, type(weights.module)):
         return {}  # `surgery.fit` says why they do not fit
     for key, value in found.fields.items():
-        if key not in (*RUN_FIELDS, *given, "patch_size") and theirs[key] != value:
+        if key in theirs and key not in (*RUN_FIELDS, *given, "patch_size") and theirs[key] != value:
             raise UserError(
                 f"{weights.source} has {key} {theirs[key]!r}, but model {name!r} has {value!r}; "
                 "leave model.name unset to take the architecture of the weights"

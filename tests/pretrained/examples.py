@@ -1,5 +1,6 @@
 """Small models with random parameters, and files of them."""
 
+import functools
 import json
 import pathlib
 from collections.abc import Mapping
@@ -20,8 +21,12 @@ FIELDS = {"num_classes": 5, "patch_size": (4, 4), "width": 16, "depth": 2, "head
 MIXER = {"num_classes": 5, "patch_size": (4, 4), "width": 16, "depth": 2, "tokens_mlp_dim": 8, "channels_mlp_dim": 24}
 
 
+@functools.cache
 def small_weights(model: str = "vit", size: tuple[int, int] = SIZE, **fields) -> Weights:
-    """Returns weights of a model of two blocks, random in every parameter, with class names and a preprocessing."""
+    """Returns weights of a model of two blocks, random in every parameter, with class names and a preprocessing.
+
+    Made once for each model; they are not to be changed in place.
+    """
     fields = {**(MIXER if model == "mixer" else FIELDS), **fields}
     module, generator = create_model(model, **fields), np.random.default_rng(0)
     shapes = parameter_shapes(module, size)

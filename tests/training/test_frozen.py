@@ -89,6 +89,7 @@ def test_norms_and_clipping_leave_out_what_is_frozen():
     np.testing.assert_allclose(norm(before, flat(state.params)), head, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern", [PROBE, "block_0|head"])
 def test_muon_trains_what_is_left(pattern):
     """A probe leaves none of the matrices that Muon is for."""
@@ -99,6 +100,7 @@ def test_muon_trains_what_is_left(pattern):
     assert moved == trained.keys()
 
 
+@pytest.mark.slow
 def test_sharded_and_in_micro_batches_it_learns_the_same(monkeypatch):
     """The optimizer's state follows the parameters that are trained by name."""
     keys = {"optimizer__frozen": "mlp/dense_0|bias$", "optimizer__lr": 0.01, "schedule__warmup": "0 steps"}

@@ -241,6 +241,7 @@ def test_an_explicit_pattern_says_what_is_frozen_instead():
     assert np.array_equal(before["head/kernel"], after["head/kernel"])
 
 
+@pytest.mark.slow
 def test_sharded_and_in_micro_batches_it_learns_the_same(lora, monkeypatch):
     reference = [m["loss"] for m in steps(lora, 4)[2]]
     assert len({round(float(loss), 3) for loss in reference}) > 1
@@ -256,6 +257,7 @@ def test_sharded_and_in_micro_batches_it_learns_the_same(lora, monkeypatch):
     assert factor.sharding == moment.sharding
 
 
+@pytest.mark.slow
 def test_a_continued_run_equals_the_unbroken_one_bit_for_bit(tmp_path, monkeypatch):
     """With everything of fine-tuning at once: LoRA, layer decay, an average, two of the classes."""
     config = small_config()

@@ -86,11 +86,12 @@ def read_weights(
 
 
 def image_tower(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Returns the arrays of the image tower of a two-tower file, and the names of the others."""
+    """Returns the arrays of a two-tower file's image tower, and the names of the others, the text tower's as one."""
     if not any(name.startswith("img/") for name in arrays):
         return dict(arrays), []
     tower = {name.removeprefix("img/"): array for name, array in arrays.items() if name.startswith("img/")}
-    return tower, [name for name in arrays if not name.startswith("img/")]
+    others = [re.sub("^txt/.*", "txt/…", name) for name in arrays if not name.startswith("img/")]
+    return tower, list(dict.fromkeys(others))
 
 
 def renamed(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -200,10 +200,9 @@ def vit_fields(arrays: Mapping[str, np.ndarray], numbering: Numbering) -> tuple[
     if "conv_root/kernel" not in arrays:
         return VisionTransformer, fields, tokens
     fields["stem_width"] = shape_of(arrays, "conv_root/kernel", 4)[3]
-    fields["stages"] = tuple(
-        depth_of(arrays, rf"block{stage + 1}/unit(\d+)/") - 1
-        for stage in range(depth_of(arrays, r"block(\d+)/unit1/") - 1)
-    )
+    # Stages and units are counted from 1; R+Ti/16 has none.
+    stages = depth_of(arrays, r"block(\d+)/") if any(name.startswith("block") for name in arrays) else 1
+    fields["stages"] = tuple(depth_of(arrays, rf"block{stage}/unit(\d+)/") - 1 for stage in range(1, stages))
     return HybridVisionTransformer, fields, tokens
 
 

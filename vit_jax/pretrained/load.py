@@ -66,9 +66,7 @@ def read(path: pathlib.Path, best: bool, image_size: tuple[int, int] | None, fie
     if path.is_dir():
         return torch_weights(files.read_folder(path), path, source, image_size, fields)
     files.refuse_pickle(path)
-    with open(path, "rb") as file:
-        zipped = file.read(2) == b"PK"
-    if path.suffix == ".npz" or zipped:
+    if path.suffix == ".npz" or files.begins(path, b"PK"):
         arrays = google.without_prefix(files.read_npz(path))
         for reader in (google, big_vision):
             if reader.recognises(arrays):

@@ -19,7 +19,7 @@ from vit_jax.data.preprocessing import Preprocessing
 from vit_jax.errors import UserError, explained_writes
 from vit_jax.models.lora import merge
 from vit_jax.models.registry import create_model
-from vit_jax.pretrained.weights import Weights, flat, make_weights
+from vit_jax.pretrained.weights import Weights, flat, make_weights, nominal_size, square_grid
 
 SEEN = {"data.resize": "resize", "data.interpolation": "interpolation", "data.antialias": "antialias"}
 SEEN |= {"data.mean": "mean", "data.std": "std"}
@@ -99,7 +99,8 @@ def described_by(facts: dict, params: dict[str, np.ndarray]) -> Weights:
     seen = {field: tuple(value) if isinstance(value, list) else value for field, value in seen.items()}
     seen["resize"] = seen.get("resize") or None
     seen = Preprocessing(size or (224, 224), **seen)
-    return make_weights(name, fields, params, size, seen, "this run", facts["class_names"])
+    resize = facts.get("position_resize", "linear")
+    return make_weights(name, fields, params, size, seen, "this run", facts["class_names"], resize)
 
 
 @contextlib.contextmanager
@@ -120,8 +121,8 @@ def _size_of(config: dict, params: dict[str, np.ndarray], module) -> tuple[int, 
     positions = params.get("position_embed/embedding")
     if positions is None:
         return None
-    side = int((positions.shape[1] - len(module.class_tokens)) ** 0.5)
-    return side * module.patch_size[0], side * module.patch_size[1]
+    tokens = positions.shape[1] - (len(module.class_tokens) if module.cls_position else 0)
+    return nominal_size(module, tokens) if square_grid(tokens) else None
 
 
 def _read_params(directory: pathlib.Path) -> tuple[dict, bool]:
@@ -153,6 +154,7 @@ def write_weights(weights: Weights, folder: pathlib.Path) -> None:
         "config": config,
         "class_names": weights.class_names,
         "image_size": weights.image_size,
+        "position_resize": weights.position_resize,
     }
     with (
         explained_writes(f"checkpoint {folder}"),

@@ -4,20 +4,25 @@ A file beside which `config.json` lies, as timm writes it for the hub, tells all
 but the number of heads, which is known for the published widths.
 """
 
-import json
-import math
 import re
 from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from vit_jax.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from vit_jax.errors import UserError
 from vit_jax.models.deit import DistilledVisionTransformer
 from vit_jax.models.vit import VisionTransformer
 from vit_jax.pretrained.files import understood
 from vit_jax.pretrained.google import outputs_of, shape_of
 from vit_jax.pretrained.names import Convolution, Entry, Flat, Packed, Transposed, entry, read, write
+from vit_jax.pretrained.timm_config import (
+    POOLS,
+    gelu_of,
+    hub_config,
+    stated_names,
+    stated_preprocessing,
+    stated_size,
+)
 from vit_jax.pretrained.weights import (
     Weights,
     adapted,
@@ -35,8 +40,6 @@ KIND = "timm"
 
 HEADS = {192: 3, 384: 6, 512: 8, 768: 12, 1024: 16, 1152: 16, 1280: 16, 1408: 16, 1536: 24, 1664: 16}
 """Number of heads of the published widths: the files store query, key and value packed and do not tell it."""
-
-POOLS = {"token": "cls", "avg": "gap", "map": "map"}
 
 TRUNK = r"^(blocks|patch_embed|norm|fc_norm|pos_embed|cls_token|reg_token|dist_token|attn_pool)"
 """Names that must all be known."""
@@ -215,7 +218,7 @@ def model_fields(
         "mlp_dim": hidden_in,
         "gelu": gelu_of(arguments),
         "pool": pool,
-        "cls_token": cls and pool not in ("cls",) and "dist_token" not in arrays,
+        "cls_token": cls and pool != "cls" and "dist_token" not in arrays,
         "pool_norm": pool_norm,
         "pre_norm": "norm_pre.weight" in arrays,
         "registers": shape_of(arrays, "reg_token", 3)[1] if "reg_token" in arrays else 0,
@@ -225,18 +228,6 @@ def model_fields(
         "layer_scale": float(arguments.get("init_values") or 1e-5) if "blocks.0.ls1.gamma" in arrays else None,
         "num_classes": outputs_of(arrays, "head.weight", "head.bias"),
     }
-
-
-def gelu_of(arguments: Mapping[str, object]) -> str:
-    """Returns our name of the activation that timm's arguments ask for.
-
-    Raises:
-      UserError: it is none of GELU's two forms.
-    """
-    stated = str(arguments.get("act_layer") or "gelu")
-    if stated not in ("gelu", "gelu_tanh", "silu"):
-        raise UserError(f"act_layer {stated!r} is not supported")
-    return "tanh" if stated == "gelu_tanh" else "exact"
 
 
 @understood("config.json")
@@ -306,41 +297,6 @@ def with_positions_of(arrays: Mapping[str, np.ndarray], prefix: int) -> dict[str
     return {**arrays, "pos_embed": kept, "reg_token": registers}
 
 
-@understood("config.json")
-def stated_names(config: Mapping[str, object]) -> list[str] | None:
-    """Returns the class names that `config.json` states, as a list or by their numbers."""
-    names = config.get("label_names")
-    if isinstance(names, Mapping):
-        names = [names[str(i)] for i in range(len(names))]
-    return None if names is None else [str(name) for name in names]
-
-
-@understood("config.json")
-def stated_size(config: Mapping[str, object]) -> tuple[int, int] | None:
-    """Returns the image size that `config.json` states."""
-    size = (config.get("model_args") or {}).get("img_size")
-    if size is None:
-        size = list((config.get("pretrained_cfg") or {}).get("input_size") or [])[1:] or None
-    if size is None:
-        return None
-    return (int(size), int(size)) if isinstance(size, int | float) else (int(size[0]), int(size[1]))
-
-
-@understood("config.json")
-def stated_preprocessing(config: Mapping[str, object], size: tuple[int, int]) -> Preprocessing:
-    """Returns the evaluation preprocessing of `config.json`; what it does not say is timm's usual."""
-    stated = config.get("pretrained_cfg") or {}
-    share = float(stated.get("crop_pct") or 0.9)
-    squash = stated.get("crop_mode") == "squash" or (share == 1.0 and size[0] != size[1])
-    return Preprocessing(
-        size=size,
-        resize=None if squash else math.floor(min(size) / share),
-        interpolation=str(stated.get("interpolation") or "bicubic"),
-        mean=tuple(stated.get("mean") or IMAGENET_MEAN),
-        std=tuple(stated.get("std") or IMAGENET_STD),
-    )
-
-
 def write_weights(weights: Weights) -> tuple[dict[str, np.ndarray], dict, list[str]]:
     """Returns the arrays and the `config.json` of a timm folder, and what a person should know of them.
 
@@ -377,60 +333,3 @@ def with_register_positions(module: VisionTransformer, params: Mapping[str, np.n
         return params
     zeros = np.zeros((1, module.registers, module.width), np.float32)
     return {**params, name: np.concatenate([params[name][:, :leading], zeros, params[name][:, leading:]], axis=1)}
-
-
-def hub_config(weights: Weights) -> dict[str, object]:
-    """Returns `config.json` as timm's `save_for_hf` writes it: an architecture, and arguments that make it this one."""
-    module, seen = weights.module, weights.preprocessing
-    size = weights.image_size or seen.size
-    distilled = isinstance(module, DistilledVisionTransformer)
-    pools = {ours: theirs for theirs, ours in POOLS.items()}
-    arguments = {
-        "img_size": list(size),
-        "patch_size": list(module.patch_size),
-        "embed_dim": module.width,
-        "depth": module.depth,
-        "num_heads": module.heads,
-        "mlp_ratio": module.mlp_dim * (2 if module.mlp == "swiglu" else 1) / module.width,
-        "qkv_bias": module.qkv_bias,
-        "qk_norm": module.qk_norm,
-        "init_values": module.layer_scale,
-        "class_token": "cls" in module.class_tokens,
-        "reg_tokens": module.registers,
-        "no_embed_class": not distilled
-        and (not module.class_tokens or (module.position == "learned" and not module.cls_position)),
-        "pos_embed": "none" if module.position == "none" else "learn",
-        "pre_norm": module.pre_norm,
-        "global_pool": pools[module.pool],
-        "fc_norm": module.pool_norm,
-        "act_layer": "gelu_tanh" if module.gelu == "tanh" else "gelu",
-    }
-    architecture = "deit_base_distilled_patch16_224" if distilled else "vit_base_patch16_224"
-    if module.mlp == "swiglu":
-        # A class cannot be written to JSON, so the MLP has to be that of the architecture.
-        architecture = "vit_giant_patch14_dinov2"
-        del arguments["act_layer"]
-    crop_pct = min(size) / seen.resize if seen.resize else 1.0
-    if seen.resize and math.floor(min(size) / crop_pct) < seen.resize:
-        crop_pct = math.nextafter(crop_pct, 0)  # timm rounds down, and so does float division
-    config = {
-        "architecture": architecture,
-        "num_classes": module.num_classes,
-        "num_features": module.width,
-        "global_pool": arguments["global_pool"],
-        "model_args": arguments,
-        "pretrained_cfg": {
-            "num_classes": module.num_classes,
-            "input_size": [3, *size],
-            "interpolation": seen.interpolation,
-            "crop_pct": crop_pct,
-            "crop_mode": "center" if seen.resize else "squash",
-            "mean": list(seen.mean),
-            "std": list(seen.std),
-            "first_conv": "patch_embed.proj",
-            "classifier": ["head", "head_dist"] if distilled else "head",
-        },
-    }
-    if weights.class_names:
-        config["label_names"] = list(weights.class_names)
-    return json.loads(json.dumps(config))

@@ -73,6 +73,12 @@ def parameter_shapes(module: nn.Module, image_size: tuple[int, int]) -> dict[str
     Raises:
       UserError: the model's fields or the image size do not fit together.
     """
+    return dict(_parameter_shapes(module, tuple(image_size)))
+
+
+@functools.lru_cache(maxsize=64)
+def _parameter_shapes(module: nn.Module, image_size: tuple[int, int]) -> dict[str, tuple[int, ...]]:
+    """Cached, as reading a file and making a model of it ask for the same several times."""
     image = jax.ShapeDtypeStruct((1, *image_size, 3), jnp.float32)
     try:
         params = jax.eval_shape(module.init, jax.random.key(0), image)["params"]
