@@ -29,7 +29,7 @@ def get_config(dataset="cifar10"):
     c.train.batch_size = 256
     c.optimizer.name = "sgd"
     c.optimizer.lr = 0.1
-    c.optimizer.frozen = "^(?!head/)"
+    c.optimizer.frozen = "^(?!head)"
     c.schedule.warmup = "5%"
     c.eval.batch_size = 256
     return c

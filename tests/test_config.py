@@ -187,6 +187,12 @@ def test_set_key_refuses_other_types(key, text, message):
 @pytest.mark.parametrize("key", OPTIONAL)
 def test_optional_keys_go_back_to_none(key):
     some = {str: "a", int: "3", float: "0.5"}[OPTIONAL[key]]
+    if key == "surgery.positions":
+        config = default_config()
+        set_key(config, key, "linear")
+        set_key(config, key, "None")
+        assert config.surgery.positions is None
+        return
     assert value_of(setting((key, some)), key) == OPTIONAL[key](some)
     assert value_of(setting((key, some), (key, "None")), key) is None
 

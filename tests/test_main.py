@@ -43,7 +43,7 @@ def fails(capsys, *arguments) -> str:
         ([DIGITS, "--config.train.batch_size=12"], "train.batch_size 12 is not a multiple of 8"),
         ([DIGITS, "--workdir=/proc/none"], "cannot write to workdir '/proc/none'"),
         ([DIGITS, "--mode=eval", "--workdir={tmp}"], "holds no checkpoint to evaluate"),
-        ([DIGITS, "--config.init_from={tmp}"], "is no workdir with checkpoints"),
+        ([DIGITS, "--config.init_from={tmp}"], "holds no checkpoint: no .safetensors file"),
         ([DIGITS, "--worddir=x"], "unrecognized arguments: --worddir=x"),
         ([DIGITS, "--mode=evaluate"], "argument --mode: invalid choice: 'evaluate'"),
         (["--config=README.md"], "config file 'README.md' is no Python file"),

@@ -18,13 +18,12 @@ def size_of(text: str) -> tuple[int, int]:
     """Returns the height and width that `224` or `224x320` stands for.
 
     Raises:
-      ValueError: it is neither.
+      ArgumentTypeError: it is neither.
     """
     height, _, width = text.partition("x")
-    size = int(height), int(width or height)
-    if min(size) < 1:
-        raise ValueError(text)
-    return size
+    if not (height.isdecimal() and (width or height).isdecimal() and int(height) and int(width or height)):
+        raise argparse.ArgumentTypeError(f"must be a size such as 224 or 224x320, not {text!r}")
+    return int(height), int(width or height)
 
 
 def split_overrides(arguments: list[str], prefix: str = "--config.") -> tuple[list[str], list[tuple[str, str]]]:

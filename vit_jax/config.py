@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from ml_collections import ConfigDict
 from ml_collections import config_dict as cd
 
-from vit_jax.config_fill import fields_of_weights, fill_augment, fill_data
+from vit_jax.config_fill import check_surgery, fields_of_weights, fill_augment, fill_data
 from vit_jax.data.presets import OFF
 from vit_jax.errors import UserError, nearest
 from vit_jax.models.registry import architecture, check_field, field_types
@@ -120,7 +120,7 @@ def default_config() -> ConfigDict:
     c.optimizer.adam_lr = cd.placeholder(float)  # muon: peak rate of the NAdamW part; None is lr
     c.optimizer.layer_decay = cd.placeholder(float)  # updates of layer l times this^(depth + 1 - l); 1 at the head
     c.optimizer.frozen = cd.placeholder(str)  # regular expression, searched in parameters' names: those that match are
-    # not trained. '^(?!head/)' is a linear probe
+    # not trained. '^(?!head)' is a linear probe
     c.optimizer.momentum_dtype = "float32"  # storage of the first moment; bfloat16 halves its memory
 
     c.lora = ConfigDict()  # low-rank adaptation (`vit_jax.training.lora`): factors and head are trained, not the rest
@@ -343,6 +343,7 @@ def resolve(config: ConfigDict, weights: "Weights | None" = None, whole: bool = 
         group[last] = _within_bounds(key, _typed(key, group.get_type(last), value))
     fill_augment(resolved)
     fill_data(resolved, weights)
+    check_surgery(resolved)
     if resolved.model.name is None:
         resolved.model.name = DEFAULT_MODEL if weights is None else weights.name
     name = resolved.model.name

@@ -36,19 +36,21 @@ def fields_of_weights(name: str, given: dict[str, object], weights: "Weights", w
     """
     found = architecture(name)
     theirs = {key: getattr(weights.module, key) for key in field_types(type(weights.module))}
-    if not issubclass(found.module, type(weights.module)):
+    if not (issubclass(found.module, type(weights.module)) or issubclass(type(weights.module), found.module)):
         return {}  # `surgery.fit` says why they do not fit
-    for key, value in found.fields.items():
+    fixed = found.fields if name != weights.name else {}  # a run may have overridden what its name stands for
+    for key, value in fixed.items():
         if key in theirs and key not in (*RUN_FIELDS, *given, "patch_size") and theirs[key] != value:
             raise UserError(
                 f"{weights.source} has {key} {theirs[key]!r}, but model {name!r} has {value!r}; "
                 "leave model.name unset to take the architecture of the weights"
             )
     left_out = {*RUN_FIELDS, "head_bias", *(() if whole else ("pre_logits", "head"))}
+    known = {field.name: field.default for field in dataclasses.fields(found.module)} | found.fields
     return {
-        field.name: theirs[field.name]
-        for field in dataclasses.fields(type(weights.module))
-        if field.name in theirs and field.name not in (*left_out, *found.fields) and theirs[field.name] != field.default
+        key: value
+        for key, value in theirs.items()
+        if key in known and key not in (*left_out, *fixed) and value != known[key]
     }
 
 
@@ -80,3 +82,12 @@ def fill_augment(config: ConfigDict) -> None:
         group = functools.reduce(lambda inner, name: inner[name], groups, config.augment)
         if group[last] is None:
             group[last] = value
+
+
+def check_surgery(config: ConfigDict) -> None:
+    """Raises a `UserError` for a surgery without weights, or of an unknown kind."""
+    surgery = config.surgery
+    if surgery.positions not in (None, "linear", "bicubic"):
+        raise UserError(f"surgery.positions must be linear or bicubic, not {surgery.positions!r}")
+    if config.init_from is None and (surgery.positions or surgery.patches or surgery.new_head):
+        raise UserError("surgery.* is set, but there are no weights to fit: set init_from")

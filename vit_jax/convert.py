@@ -41,7 +41,7 @@ def value_of(text: str) -> object:
     """Returns what a command line's value stands for: a number, a bool, None, or the text itself."""
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return text
 
 

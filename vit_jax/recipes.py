@@ -1,8 +1,11 @@
 """Recipes that several config files share."""
 
+import pathlib
+
 from ml_collections import ConfigDict
 
 from vit_jax.config import default_config
+from vit_jax.data.folder_layouts import VALIDATION
 from vit_jax.errors import UserError
 
 FOLDER = "folder:"
@@ -10,7 +13,8 @@ FOLDER = "folder:"
 
 def data_of(c: ConfigDict, dataset: str) -> None:
     """Sets the data of a config: `cifar10`, `cifar100`, `imagenet2012` or `folder:PATH`, with splits for training,
-    validation and the reported accuracy.
+    validation (not of a folder) and the reported accuracy. A folder's own val/ or test/ is what is reported on, or else
+    a fifth of it.
 
     Raises:
       UserError: the data set is none of these.
@@ -21,7 +25,10 @@ def data_of(c: ConfigDict, dataset: str) -> None:
     elif dataset == "imagenet2012":
         c.data.train_split, c.data.val_split, c.data.eval_split = "train[:99%]", "train[99%:]", "validation"
     elif dataset.startswith(FOLDER) and dataset != FOLDER:
-        c.data.train_split, c.data.eval_split = "train[:80%]", "train[80%:]"
+        root = pathlib.Path(dataset.removeprefix(FOLDER))
+        held_out = next((name for name in (*VALIDATION, "test") if (root / name).is_dir()), None)
+        whole = held_out is not None and (root / "train").is_dir()
+        c.data.train_split, c.data.eval_split = ("train", held_out) if whole else ("train[:80%]", "train[80%:]")
     else:
         raise UserError(f"this config takes cifar10, cifar100, imagenet2012 or folder:PATH, not {dataset!r}")
 
@@ -30,8 +37,9 @@ def google_fine_tuning(init_from: str, dataset: str, lr: float = 0.03) -> Config
     """Returns Google's fine-tuning of a ViT (Dosovitskiy et al. 2021, appendix B.1.1) at 384 pixels.
 
     SGD with momentum 0.9, batch 512, gradients clipped to norm 1, no weight decay, cosine after 500 steps of warm-up;
-    10,000 steps on CIFAR, 20,000 on ImageNet, 20 epochs on a folder. The view of an image is that of the predecessor:
-    inception crop and flip in training, squashed to the size in evaluation.
+    10,000 steps on CIFAR, 20,000 on ImageNet. A folder, whose size is not known here, gets 20 epochs of batch 32, the
+    rate scaled with it, 10 % of them warm-up. Training sees inception crops and flips, as in the predecessor;
+    evaluation what the weights were evaluated with.
 
     Raises:
       UserError: the data set is none of those of `data_of`.

@@ -265,3 +265,10 @@ def test_a_workdir_without_a_checkpoint(tmp_path):
     assert "holds no complete checkpoint" in refused(tmp_path)
     with pytest.raises(UserError, match="holds no best checkpoint"):
         load_weights(f"{tmp_path}:best")
+
+
+def test_pickles_of_pytorch_under_another_name_are_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "weights.npz", "w") as file:
+        file.writestr("archive/data.pkl", b"\x80\x02}q\x00.")
+    with pytest.raises(UserError, match="such as PyTorch's pickles"):
+        load_weights(str(tmp_path / "weights.npz"))

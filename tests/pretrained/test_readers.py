@@ -10,11 +10,13 @@ from safetensors.numpy import save_file
 from tests.pretrained.examples import arrays_of, npz, refused, same_params, small_weights, torch_folder
 from vit_jax.data.imagenet import imagenet_classes
 from vit_jax.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from vit_jax.errors import UserError
 from vit_jax.inference.model import load_model
 from vit_jax.pretrained import big_vision, google
 from vit_jax.pretrained.load import load_weights
 from vit_jax.pretrained.names import write
 from vit_jax.pretrained.timm import HEADS, heads_of
+from vit_jax.pretrained.timm_config import told_by_architecture
 from vit_jax.pretrained.weights import POSITIONS
 
 
@@ -74,7 +76,7 @@ class TestGoogle:
     def test_1000_classes_are_imagenets(self, tmp_path):
         weights = small_weights(num_classes=5)
         arrays = arrays_of(weights, "google", tmp_path)
-        arrays |= {"head/kernel": np.zeros((16, 1000), np.float32), "head/bias": np.zeros(1000, np.float32)}
+        arrays |= {"head/kernel": np.ones((16, 1000), np.float32), "head/bias": np.zeros(1000, np.float32)}
         back = load_weights(str(npz(tmp_path, arrays)))
         assert back.class_names == imagenet_classes()
         assert len(back.notes) == 1
@@ -193,7 +195,7 @@ class TestTimm:
         path = str(torch_folder(tmp_path, arrays))
         assumed = load_weights(path, heads=2)
         assert (assumed.module.cls_position, assumed.image_size) == (True, None)
-        assert "25 positions" in assumed.notes[0]
+        assert "25 positions" in assumed.notes[-1]
         assert "image_size" in assumed.notes[0]
         for size, cls_position in (((16, 24), True), ((24, 16), True), ((20, 20), False)):
             settled = load_weights(path, size, heads=2)
@@ -369,3 +371,29 @@ class TestHuggingFace:
         seen = load_weights(str(folder)).preprocessing
         assert (seen.size, seen.resize) == ((8, 8), round(256 * 8 / 224))
         assert (seen.interpolation, seen.mean) == ("bicubic", IMAGENET_MEAN)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "field", "expected"),
+    [
+        ("vit_base_patch16_clip_224", "norm_epsilon", 1e-5),
+        ("vit_giantopt_patch16_siglip_256", "heads", 16),
+        ("vit_so400m_patch16_siglip_256", "gelu", "tanh"),
+        ("vit_base_patch16_224", "gelu", None),
+    ],
+)
+def test_what_only_timms_architecture_tells(architecture, field, expected):
+    assert told_by_architecture({"architecture": architecture}).get(field) == expected
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"architecture": "vit_base_patch16_clip_quickgelu_224"},
+        {"architecture": "vit_base_patch16_rpn_224"},
+        {"model_args": {"norm_layer": "rmsnorm"}},
+    ],
+)
+def test_timm_models_that_are_computed_otherwise_are_refused(config):
+    with pytest.raises(UserError, match=r"config\.json: "):
+        told_by_architecture(config)

@@ -261,7 +261,7 @@ class TestKinds:
 
     def test_the_mixers_image_size_cannot_change(self):
         weights = small_weights("mixer")
-        with pytest.raises(UserError, match="token_mixing"):
+        with pytest.raises(UserError, match="whose image size is fixed"):
             fit(weights, weights.module, (16, 16), dict)
 
     def test_another_depth_and_pooling_are_told(self):

@@ -1,18 +1,20 @@
 """Runs that start from weights of a file: what they take from it, what they say, and evaluation without training."""
 
 import json
+import pathlib
 import shutil
 
 import jax
 import numpy as np
 import pytest
 
-from vit_jax.config import resolve
+from vit_jax.config import default_config, resolve
 from vit_jax.data.preprocessing import Preprocessing
 from vit_jax.data.sources import digits_source
 from vit_jax.errors import UserError
 from vit_jax.inference.model import load_model
 from vit_jax.models.registry import create_model
+from vit_jax.pretrained.load import load_weights
 from vit_jax.pretrained.save import save_weights
 from vit_jax.pretrained.surgery import fit
 from vit_jax.pretrained.weights import flat, make_weights, parameter_shapes
@@ -155,3 +157,51 @@ def test_pre_logits_go_with_the_old_head(config, tmp_path):
     assert not fitted["head/kernel"].any()
     assert "initialised: head (the pre-logits layer differs)" in "\n".join(report.lines())
     assert resolve(config, read, whole=True).model.pre_logits == 16
+
+
+def test_run_that_overrode_its_name_is_a_start_too(config, tmp_path):
+    config.train.duration = "4 steps"
+    workdir = str(tmp_path / "run")
+    config.train.ema_decay = None
+    state, _ = train(config, workdir=workdir)
+    again = default_config()
+    again.init_from = workdir
+    taken, weights = resolved(again)
+    assert taken.model.name == "vit_cifar_micro"
+    assert (taken.model.width, taken.model.depth, taken.model.mlp_dim) == (16, 2, 32)
+    for name, array in flat(jax.device_get(state.params)).items():
+        np.testing.assert_array_equal(weights.params[name], array)
+
+
+def test_evaluation_repeats_the_command_of_the_training(fine_tuning, tmp_path):
+    fine_tuning.train.duration = "4 steps"
+    fine_tuning.data.classes = "5-7"
+    fine_tuning.surgery.new_head = True
+    workdir = str(tmp_path / "run")
+    _, metrics = train(fine_tuning, workdir=workdir)
+    assert evaluate(fine_tuning, workdir)["top1"] == pytest.approx(metrics["eval/top1"])
+    assert load_weights(workdir).position_resize == "bicubic"
+    fine_tuning.model.registers = 1
+    with pytest.raises(UserError, match="does not hold all of the model to evaluate: registers would be random"):
+        evaluate(fine_tuning, workdir)
+
+
+def test_what_only_the_config_tells_reaches_the_reader(fine_tuning):
+    folder = pathlib.Path(fine_tuning.init_from)
+    (folder / "config.json").unlink()
+    fine_tuning.model.qk_norm = True
+    fine_tuning.model.heads = 2
+    assert resolved(fine_tuning)[1].module.heads == 2
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("new_head", True, r"surgery\.\* is set, but there are no weights to fit"),
+        ("positions", "cubic", r"surgery\.positions must be linear or bicubic, not 'cubic'"),
+    ],
+)
+def test_surgery_that_cannot_be_is_refused(config, key, value, message):
+    config.surgery[key] = value
+    with pytest.raises(UserError, match=message):
+        resolved(config)

@@ -219,8 +219,8 @@ def test_evaluation_finds_a_relative_workdir_and_says_what_it_took(config, unbro
     config.model.gelu = "exact"
     evaluate(config, "unbroken")
     out = capsys.readouterr().out
-    assert "parameters of unbroken, step 12, averaged" in out
-    assert "unlike that run: model.gelu was 'tanh', is 'exact'" in out
+    assert "weights of unbroken, step 12 (averaged)" in out
+    assert "unlike those weights: model.gelu was 'tanh', is 'exact'" in out
 
 
 def test_a_damaged_checkpoint_is_named(config, unbroken, tmp_path):

@@ -76,15 +76,21 @@ class LoadedModel:
           image_size: height and width that the model shall see; None is what the weights' preprocessing says.
           read_for: reads the weights again, as trained at a given size, where nothing told that size.
         """
-        self.weights, self.read_for = weights, read_for
-        self.module: nn.Module = weights.module
+        self.read_for = read_for
         self.class_names: list[str] | None = weights.class_names
         self.preprocessing: Preprocessing = weights.preprocessing
+        self._take(weights, image_size)
+
+    def _take(self, weights: Weights, image_size: tuple[int, int] | None) -> None:
+        """Takes over weights and all that follows from them."""
+        self.weights = weights
+        self.module: nn.Module = weights.module
         if image_size is not None and image_size != self.preprocessing.size:
             self.preprocessing = self.preprocessing.at_size(image_size)
         known = weights.image_size is not None
         self.variables = self.variables_for(self.preprocessing.size) if known else weights.variables
         self._apply = jax.jit(self.module.apply, static_argnames=("method", "layers"))
+        self._on_device = {}  # by image size; the model is asked for few
 
     def variables_for(self, size: tuple[int, int]) -> dict:
         """Returns the variables for images of a height and width, positions resized where their grid is another.
@@ -120,6 +126,8 @@ class LoadedModel:
     def attention(self, x: Float[Array, "batch height width 3"]) -> list[Float[np.ndarray, "batch heads q k"]]:
         """Returns the attention weights of every block of images that are already preprocessed."""
         variables = self._variables(x.shape[1:3])
+        if not hasattr(self.module, "heads"):
+            raise UserError(f"{self.weights.source} holds a {type(self.module).__name__}, which has no attention")
         return jax.device_get(attention_maps(self.module, variables, jnp.asarray(x)))
 
     def predict(self, images: Picture | Sequence[Picture]) -> Float[np.ndarray, "images classes"]:
@@ -161,12 +169,14 @@ class LoadedModel:
         return np.concatenate(parts)
 
     def _variables(self, size: tuple[int, int]) -> dict:
+        size = tuple(size)
         unknown = self.weights.image_size is None and self.read_for is not None
         if unknown and not _fits(self.weights, size):
-            self.__init__(self.read_for(tuple(size)), tuple(size), self.read_for)
-        if unknown:
-            return self.weights.variables
-        return self.variables if tuple(size) == tuple(self.preprocessing.size) else self.variables_for(size)
+            self._take(self.read_for(size), size)
+        if size not in self._on_device:
+            same = unknown or size == tuple(self.preprocessing.size)
+            self._on_device[size] = jax.device_put(self.variables if same else self.variables_for(size))
+        return self._on_device[size]
 
     def _call(self, x, **options):
         variables = self._variables(x.shape[1:3])

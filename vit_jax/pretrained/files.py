@@ -17,6 +17,7 @@ from vit_jax.errors import UserError, explained_writes
 PICKLED = b"\x80"
 """What a pickle begins with."""
 PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".tar")
+WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
 DAMAGE = (OSError, EOFError, zipfile.BadZipFile, zlib.error, ValueError, KeyError, RuntimeError, MemoryError)
@@ -55,6 +56,8 @@ def read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _typed(array: np.ndarray, name: str, path: pathlib.Path) -> np.ndarray:
+    if not isinstance(array, np.ndarray):
+        raise UserError(f"{path} is a zip file of other things than arrays, such as PyTorch's pickles; {CONVERT}")
     if array.dtype.kind == "V" and array.dtype.itemsize == 2:
         array = array.view(ml_dtypes.bfloat16)
     if array.dtype.kind not in "fiub" and array.dtype != ml_dtypes.bfloat16:
@@ -95,7 +98,7 @@ def read_folder(folder: pathlib.Path) -> dict[str, np.ndarray]:
         return arrays
     files = sorted(folder.glob("*.safetensors"))
     if len(files) > 1:
-        files = [file for file in files if file.name == "model.safetensors"] or files
+        files = [file for file in files if file.name == WEIGHTS] or files
     if len(files) == 1:
         return read_safetensors(files[0])
     if files:
@@ -123,7 +126,7 @@ def read_json(path: pathlib.Path) -> dict[str, object]:
     if not path.is_file():
         return {}
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         raise UserError(f"{path} is damaged: {error}") from error
     if not isinstance(value, dict):
@@ -168,6 +171,6 @@ def write_folder(
         folder.mkdir(parents=True, exist_ok=True)
         part = folder / ".model.safetensors.part"
         save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, part, {"format": "pt"})
-        part.replace(folder / "model.safetensors")
+        part.replace(folder / WEIGHTS)
         for name, document in documents.items():
-            (folder / name).write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+            (folder / name).write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

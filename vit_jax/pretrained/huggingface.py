@@ -23,6 +23,7 @@ from vit_jax.pretrained.timm import QKV, Flat, Transposed, linear_entries, norm_
 from vit_jax.pretrained.weights import (
     Weights,
     adapted,
+    assumed,
     depth_of,
     expressible,
     judged,
@@ -146,7 +147,7 @@ def read_weights(
     tokens = 1 + distilled
     arrays, positioned = without_zero_rows(arrays, positions, tokens)
     fields = told_by_names(arrays, prefix, config)
-    fields |= stated_fields(config, overrides, fields["width"])
+    fields |= stated_fields(config, overrides, fields["width"], dino=fields["layer_scale"] is not None)
     model = DistilledVisionTransformer if distilled else VisionTransformer
     fields["cls_position"] = positioned
     if distilled:
@@ -170,6 +171,7 @@ def read_weights(
         stated_classes(config, module.num_classes),
         position_resize="bicubic",
         unused=unused,
+        notes=assumed(config, None if overrides.get("heads") else module.heads),
     )
 
 

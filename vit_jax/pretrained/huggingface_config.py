@@ -17,8 +17,13 @@ RESAMPLING = ("nearest", "lanczos", "bilinear", "bicubic")
 
 
 @understood("config.json")
-def stated_fields(config: Mapping[str, object], overrides: Mapping[str, object], width: int) -> dict[str, object]:
+def stated_fields(
+    config: Mapping[str, object], overrides: Mapping[str, object], width: int, dino: bool
+) -> dict[str, object]:
     """Returns the model's fields that only `config.json` tells, or else what the published models have.
+
+    Args:
+      dino: the arrays are a DINOv2's.
 
     Raises:
       UserError: the model is of a type, or has an activation, that is not known here; or nothing tells the heads.
@@ -32,7 +37,7 @@ def stated_fields(config: Mapping[str, object], overrides: Mapping[str, object],
     heads = overrides.get("heads") or config.get("num_attention_heads") or HEADS.get(width)
     if heads is None:
         raise UserError(f"no config.json beside the file tells the number of heads of its {width} channels: heads=N")
-    epsilon = config.get("layer_norm_eps", 1e-6 if str(kind).startswith("dinov2") else 1e-12)
+    epsilon = config.get("layer_norm_eps", 1e-6 if dino else 1e-12)
     return {"heads": int(heads), "gelu": GELU[activation], "norm_epsilon": float(epsilon)}
 
 
@@ -64,6 +69,8 @@ def stated_classes(config: Mapping[str, object], classes: int) -> list[str] | No
 def preprocessing_of(config: Mapping[str, object], image_size: tuple[int, int], dino: bool = False) -> Preprocessing:
     """Returns what `preprocessor_config.json` says; of an empty one, what the published models have.
 
+    A squash to a size before the centre crop, as of DeiT's processor, is taken as its short side: DeiT's own recipe.
+
     Args:
       dino: DINOv2's defaults, not ViT's.
     """
@@ -78,13 +85,16 @@ def preprocessing_of(config: Mapping[str, object], image_size: tuple[int, int], 
     else:
         size = _sides(stated)
         resize = min(size) if isinstance(stated, Mapping) and "shortest_edge" in stated else None
-    return Preprocessing(
+    normalised = config.get("do_normalize", True)
+    seen = Preprocessing(
         size,
         resize,
         RESAMPLING[int(config.get("resample", 2))],
-        mean=tuple(config.get("image_mean") or (0.5, 0.5, 0.5)),
-        std=tuple(config.get("image_std") or (0.5, 0.5, 0.5)),
+        mean=tuple(config.get("image_mean") or (0.5, 0.5, 0.5)) if normalised else (0.0, 0.0, 0.0),
+        std=tuple(config.get("image_std") or (0.5, 0.5, 0.5)) if normalised else (1.0, 1.0, 1.0),
     )
+    seen.transform()  # raises where it is not possible
+    return seen
 
 
 def _sides(stated: object) -> tuple[int, int]:

@@ -31,6 +31,8 @@ def load_weights(checkpoint: str, image_size: tuple[int, int] | None = None, **o
       UserError: there is no such checkpoint, it is damaged, or it is of no kind known here.
     """
     best = checkpoint.endswith(BEST)
+    if "://" in checkpoint:
+        files.refuse_pickle(pathlib.Path(checkpoint))  # before it is downloaded
     located = locate(checkpoint.removesuffix(BEST))
     published = located.published
     fields = {**(published.fields if published else {}), **overrides}

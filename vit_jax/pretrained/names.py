@@ -76,6 +76,8 @@ class Packed:
     each: Flat | Transposed
 
     def read(self, array: np.ndarray, shapes: Sequence[Shape]) -> list[np.ndarray]:
+        if not array.ndim:
+            raise ValueError
         parts = np.split(array, len(shapes))
         return [self.each.read(part, [shape])[0] for part, shape in zip(parts, shapes, strict=True)]
 

@@ -33,7 +33,7 @@ def is_step(path: pathlib.Path) -> bool:
 
 def is_workdir(path: pathlib.Path) -> bool:
     """Returns whether a folder is that of a training run."""
-    return (path / "checkpoints").is_dir()
+    return (path / "checkpoints").is_dir() and not any(path.glob("*.safetensors"))
 
 
 def step_folder(workdir: pathlib.Path, best: bool = False) -> pathlib.Path:
@@ -66,7 +66,8 @@ def read_weights(path: pathlib.Path, best: bool = False, **overrides) -> Weights
     Raises:
       UserError: there is no such checkpoint, or it is damaged.
     """
-    step = step_folder(path, best) if is_workdir(path) else path
+    with _explained_damage(path):
+        step = step_folder(path, best) if is_workdir(path) else path
     with _explained_damage(step):
         facts = json.loads((step / "run" / "metadata").read_text())
         params, averaged = _read_params(step / "state")
@@ -129,6 +130,7 @@ def _read_params(directory: pathlib.Path) -> tuple[dict, bool]:
     """Returns the parameters that evaluation uses, as NumPy arrays, and whether they are an average."""
     logging.set_verbosity(logging.FATAL)  # Orbax warns when a part of what is saved is read
     with ocp.PyTreeCheckpointer() as checkpointer:
+        directory = directory.absolute()  # Orbax finds nothing in a relative one
         saved = checkpointer.metadata(directory).item_metadata.tree
         name = "ema_params" if saved.get("ema_params") else "params"
         like = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), saved[name])

@@ -2,6 +2,7 @@
 
 import pathlib
 
+from vit_jax.data.preprocessing import Preprocessing
 from vit_jax.errors import UserError
 from vit_jax.pretrained import files, google, huggingface, own, timm
 from vit_jax.pretrained.weights import Weights
@@ -18,11 +19,22 @@ def save_weights(weights: Weights, out: pathlib.Path, kind: str) -> list[str]:
     Raises:
       UserError: the format cannot express the model, or the file cannot be written.
     """
+    try:
+        return _save(weights, out, kind)
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror or error}") from error
+
+
+def _save(weights: Weights, out: pathlib.Path, kind: str) -> list[str]:
     if kind == "google":
         if out.suffix != ".npz":
             raise UserError(f"the google format is one file: name it {out}.npz, or choose another format with --to")
+        if out.is_dir():
+            raise UserError(f"{out} is a folder; the google format is one file")
         arrays, notes = google.write_weights(weights)
         files.write_npz(out, arrays)
+        if weights.preprocessing != Preprocessing(weights.preprocessing.size, antialias=False) or weights.class_names:
+            notes = [*notes, "an .npz does not hold preprocessing and class names; readers assume Google's"]
         return notes
     if out.suffix in (".npz", ".safetensors") or out.is_file():
         raise UserError(f"the {kind} format is a folder, not a file such as {out}")
@@ -37,6 +49,9 @@ def save_weights(weights: Weights, out: pathlib.Path, kind: str) -> list[str]:
         documents = {"config.json": config, "preprocessor_config.json": preprocessor}
     else:
         raise UserError(f"no format {kind!r}, only {', '.join(KINDS)}")
+    others = {path.name for path in out.iterdir()} - {files.WEIGHTS, *documents} if out.is_dir() else ()
+    if others:
+        raise UserError(f"{out} holds other things already, such as {min(others)}; name another folder")
     files.write_folder(out, arrays, documents)
     if not weights.preprocessing.antialias:
         notes = [*notes, "images will be resized with antialiasing there, unlike here"]

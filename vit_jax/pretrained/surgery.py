@@ -25,7 +25,7 @@ class Surgery:
 
     Attributes:
       positions: how the position grid is resized: `linear` (corner-aligned, as Google's loader does), `bicubic`
-        (antialiased, as DINOv2 and timm do), or None for what suits the weights.
+        (antialiased, as timm does, and DINOv2 with registers), or None for what suits the weights.
       patches: patch kernels are resized to another patch size (FlexiViT, Beyer et al. 2023) rather than refused.
       new_head: the head starts at zero although the number of classes is the same.
     """
@@ -99,6 +99,8 @@ def fit(
         elif name == PATCHES and array.shape[2:] == shape[2:]:
             params[name] = _fitted_patches(array, shape[:2], weights.source, surgery)
             report.resized.append(f"{name} {_by(array.shape)} -> {_by(shape)} (pseudo-inverse)")
+        elif "/token_mixing/" in name:
+            raise UserError(f"{weights.source} holds a Mixer, whose image size is fixed: {weights.image_size}")
         else:
             raise UserError(
                 f"{weights.source} is of another model: parameter {name} is {tuple(array.shape)}, not {tuple(shape)}"
@@ -134,7 +136,7 @@ def _explained(names: list[str], why_new_head: str | None) -> list[str]:
 
 def _grid(module: nn.Module, size: tuple[int, int]) -> tuple[int, int]:
     height, width = getattr(module, "stride", module.patch_size)
-    return size[0] // height, size[1] // width
+    return -(-size[0] // height), -(-size[1] // width)  # a hybrid's convolutions round up
 
 
 def _prefix(module: nn.Module) -> int:

@@ -1,7 +1,7 @@
 """timm's `.safetensors`: Vision Transformers, DeiT with and without distillation; DINOv2's own names are understood.
 
-A file beside which `config.json` lies, as timm writes it for the hub, tells all; else names and shapes tell everything
-but the number of heads, which is known for the published widths.
+Names and shapes tell most of a model. What they do not (heads, activation, epsilon, preprocessing) `config.json` beside
+the file tells, as timm writes it for the hub; without one it is taken to be as usual, and the heads are noted.
 """
 
 import re
@@ -16,16 +16,18 @@ from vit_jax.pretrained.files import understood
 from vit_jax.pretrained.google import outputs_of, shape_of
 from vit_jax.pretrained.names import Convolution, Entry, Flat, Packed, Transposed, entry, read, write
 from vit_jax.pretrained.timm_config import (
-    POOLS,
     gelu_of,
     hub_config,
+    pool_of,
     stated_names,
     stated_preprocessing,
     stated_size,
+    told_by_architecture,
 )
 from vit_jax.pretrained.weights import (
     Weights,
     adapted,
+    assumed,
     depth_of,
     expressible,
     judged,
@@ -165,11 +167,12 @@ def read_weights(
     arrays = renamed(arrays)
     fields = model_fields(arrays, config, overrides)
     image_size = image_size or stated_size(config)
-    notes, prefix = [], 0
+    sure = overrides.get("heads") or "blocks.0.attn.q_norm.weight" in arrays
+    notes, prefix = assumed(config, None if sure else fields["heads"]), 0
     if "pos_embed" in arrays:
         patches = image_size and (image_size[0] // fields["patch_size"][0] * (image_size[1] // fields["patch_size"][1]))
-        prefix, assumed = position_prefix(arrays, patches)
-        notes += [assumed] if assumed else []
+        prefix, guess = position_prefix(arrays, patches)
+        notes += [guess] if guess else []
         arrays = with_positions_of(arrays, prefix)
         fields["cls_position"] = prefix > 0 or not leading_tokens(arrays)
     model = DistilledVisionTransformer if "dist_token" in arrays else VisionTransformer
@@ -208,7 +211,9 @@ def model_fields(
     )
     cls, pool_norm = "cls_token" in arrays, "fc_norm.weight" in arrays
     pool = "map" if "attn_pool.latent" in arrays else "cls" if cls and not pool_norm else "gap"
-    pool = POOLS.get(str(arguments.get("global_pool") or config.get("global_pool")), pool)
+    with understood("config.json"):
+        told = told_by_architecture(config)
+        pool = pool_of(config) or pool
     return {
         "patch_size": (height, breadth),
         "width": width,
@@ -216,7 +221,7 @@ def model_fields(
         "heads": overrides.get("heads") or heads_of(arrays, arguments, width),
         "mlp": "swiglu" if hidden == 2 * hidden_in else "gelu",
         "mlp_dim": hidden_in,
-        "gelu": gelu_of(arguments),
+        "gelu": gelu_of(arguments, swiglu=hidden == 2 * hidden_in),
         "pool": pool,
         "cls_token": cls and pool != "cls" and "dist_token" not in arrays,
         "pool_norm": pool_norm,
@@ -227,6 +232,7 @@ def model_fields(
         "qkv_bias": "blocks.0.attn.qkv.bias" in arrays,
         "layer_scale": float(arguments.get("init_values") or 1e-5) if "blocks.0.ls1.gamma" in arrays else None,
         "num_classes": outputs_of(arrays, "head.weight", "head.bias"),
+        **{field: value for field, value in told.items() if field not in ("heads", "gelu") or field not in arguments},
     }
 
 

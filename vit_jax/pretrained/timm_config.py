@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping
 
 from vit_jax.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
@@ -12,15 +13,58 @@ from vit_jax.pretrained.weights import Weights
 
 POOLS = {"token": "cls", "avg": "gap", "map": "map"}
 
+TOLD_BY_ARCHITECTURE = (
+    (r"quickgelu", None),
+    (r"_rpn_|_xp_|18x2|36x1|_pwee_|relpos|_gap_.*rope|_rope", None),
+    (r"_clip_", {"norm_epsilon": 1e-5}),
+    (r"giantopt_patch16_siglip", {"heads": 16, "gelu": "tanh"}),
+    (r"patch32_siglip_256|so400m_patch16_siglip|large_patch16_siglip_512", {"gelu": "tanh"}),
+)
+"""What timm's definitions, by a pattern of the architecture's name, have beside what the arrays tell; None where the
+model is computed otherwise than any here, although its arrays may have the same names.
+"""
 
-def gelu_of(arguments: Mapping[str, object]) -> str:
+
+def told_by_architecture(config: Mapping[str, object]) -> dict[str, object]:
+    """Returns the model's fields that only the architecture's name in `config.json` tells.
+
+    Raises:
+      UserError: a model of that name, or with such arguments, is computed otherwise than any here.
+    """
+    name, fields = str(config.get("architecture") or ""), {}
+    for pattern, told in TOLD_BY_ARCHITECTURE:
+        if re.search(pattern, name):
+            if told is None:
+                raise UserError(f"config.json: architecture {name!r} is computed otherwise than the models here")
+            fields |= told
+    for argument in ("norm_layer", "block_fn", "mlp_layer", "attn_layer"):
+        if (config.get("model_args") or {}).get(argument):
+            raise UserError(f"config.json: the argument {argument} of timm's model is not understood here")
+    return fields
+
+
+def pool_of(config: Mapping[str, object]) -> str | None:
+    """Returns our name of the pooling that `config.json` states, or None.
+
+    Raises:
+      UserError: it is one that the models here have not.
+    """
+    stated = (config.get("model_args") or {}).get("global_pool") or config.get("global_pool")
+    if stated in (None, "", "None"):
+        return None
+    if stated not in POOLS:
+        raise UserError(f"config.json: global_pool {stated!r} is not known here, only {', '.join(POOLS)}")
+    return POOLS[stated]
+
+
+def gelu_of(arguments: Mapping[str, object], swiglu: bool) -> str:
     """Returns our name of the activation that timm's arguments ask for.
 
     Raises:
-      UserError: it is none of GELU's two forms.
+      UserError: it is none of GELU's two forms, nor SwiGLU's own.
     """
     stated = str(arguments.get("act_layer") or "gelu")
-    if stated not in ("gelu", "gelu_tanh", "silu"):
+    if stated not in ("gelu", "gelu_tanh", *(["silu"] if swiglu else [])):
         raise UserError(f"act_layer {stated!r} is not supported")
     return "tanh" if stated == "gelu_tanh" else "exact"
 
@@ -51,13 +95,15 @@ def stated_preprocessing(config: Mapping[str, object], size: tuple[int, int]) ->
     stated = config.get("pretrained_cfg") or {}
     share = float(stated.get("crop_pct") or 0.9)
     squash = stated.get("crop_mode") == "squash" or (share == 1.0 and size[0] != size[1])
-    return Preprocessing(
+    seen = Preprocessing(
         size=size,
         resize=None if squash else math.floor(min(size) / share),
         interpolation=str(stated.get("interpolation") or "bicubic"),
         mean=tuple(stated.get("mean") or IMAGENET_MEAN),
         std=tuple(stated.get("std") or IMAGENET_STD),
     )
+    seen.transform()  # raises where it is not possible
+    return seen
 
 
 def hub_config(weights: Weights) -> dict[str, object]:

@@ -139,7 +139,8 @@ def with_positions(weights: Weights, kind: str) -> tuple[dict[str, np.ndarray], 
         if weights.image_size is None:
             raise UserError(f"the {kind} format stores positions, for one image size; give --image_size")
         height, width = getattr(module, "stride", module.patch_size)
-        grid = sincos2d(weights.image_size[0] // height, weights.image_size[1] // width, module.width)
+        rows, columns = -(-weights.image_size[0] // height), -(-weights.image_size[1] // width)
+        grid = sincos2d(rows, columns, module.width)
         params[POSITIONS] = np.concatenate([np.zeros((tokens, module.width), np.float32), grid])[None]
         notes.append(f"the {kind} format knows learned positions only: sincos2d is written as such")
     elif tokens and POSITIONS in params and not module.cls_position:
@@ -172,12 +173,26 @@ def make_weights(
     if class_names is None and classes == 1000:
         class_names = imagenet_classes()
         notes += ("1,000 classes without names: taken to be ImageNet's, in the usual order",)
+    if classes and "head/kernel" in params and not params["head/kernel"].any():
+        notes += ("the head is all zeros: it was never trained",)
     if class_names is not None and len(class_names) != classes:
         raise UserError(f"{source}: {len(class_names)} class names for {classes} classes")
     names = None if class_names is None else list(class_names)
     return Weights(
         name, fields, params, image_size, preprocessing, source, names, position_resize, tuple(unused), notes
     )
+
+
+def assumed(config: Mapping[str, object], heads: int | None) -> list[str]:
+    """Returns the note for a file beside which no `config.json` lies.
+
+    Args:
+      heads: what was assumed as their number, or None where something told it.
+    """
+    if config:
+        return []
+    settled = f"{heads} heads (heads=N settles it), " if heads else ""
+    return [f"no config.json beside it: {settled}activation, epsilon and preprocessing as published models have them"]
 
 
 def depth_of(names: Iterable[str], pattern: str) -> int:

@@ -15,7 +15,7 @@ from vit_jax.pretrained import own
 from vit_jax.pretrained.load import load_weights
 from vit_jax.training.checkpoint import Checkpoints
 from vit_jax.training.experiment import build, named_source
-from vit_jax.training.initial import with_weights
+from vit_jax.training.initial import told, with_weights
 from vit_jax.training.loop import HeldOut
 from vit_jax.training.records import write_whole
 from vit_jax.training.run import require_writable
@@ -30,7 +30,7 @@ def evaluate(config: ConfigDict, workdir: str) -> dict[str, float]:
       UserError: there is no checkpoint, or it does not fit the config.
     """
     checkpoint = evaluated_checkpoint(config.get("init_from"), workdir)
-    weights = load_weights(checkpoint)
+    weights = load_weights(checkpoint, **told(config))
     config = resolve(config, weights, whole=True)
     source = named_source(config, "eval_split")
     experiment = build(evaluated_only(config), source)
@@ -38,7 +38,7 @@ def evaluate(config: ConfigDict, workdir: str) -> dict[str, float]:
         raise UserError(
             f"{weights.source} has {weights.classes} classes, {config.data.name} has {len(source.class_names)}"
         )
-    state = with_weights(experiment, experiment.init(), weights)
+    state = with_weights(experiment, experiment.init(), weights, whole=True)
     with contextlib.closing(HeldOut(experiment, source)) as held_out:
         results = held_out.measure(state)
     require_writable(workdir)
@@ -76,6 +76,9 @@ def evaluated_only(config: ConfigDict) -> ConfigDict:
     config.train.duration, config.train.accumulate, config.train.class_weights = "1 steps", 1, None
     config.train.batch_size = config.eval.batch_size
     config.train.ema_decay = None
+    config.data.classes = None  # of the source they have been taken already
+    config.surgery.new_head = False
+    config.lora = default_config().lora
     config.optimizer = default_config().optimizer
     config.schedule = default_config().schedule
     return config

@@ -7,7 +7,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vit_jax.config import resolve
+from vit_jax.config_fill import RUN_FIELDS
+from vit_jax.errors import UserError
 from vit_jax.models.lora import LORA
+from vit_jax.models.registry import field_types
 from vit_jax.pretrained import own
 from vit_jax.pretrained.load import load_weights
 from vit_jax.pretrained.surgery import Surgery, fit
@@ -40,15 +43,26 @@ def initial_weights(config: ConfigDict, workdir: str | None) -> Weights | None:
     """
     if config.get("init_from") is None:
         return None
+    if not isinstance(config.init_from, str):
+        raise UserError(f"config key 'init_from' must be str, not {config.init_from!r}")
     if workdir is not None and own.is_workdir(pathlib.Path(workdir)):
         checkpoints = Checkpoints(workdir, read_only=True)
         if (newest := checkpoints.latest()) is not None:
             return own.described_by(checkpoints.facts(newest), {})
-    return load_weights(config.init_from)
+    return load_weights(config.init_from, **told(config))
 
 
-def with_weights(experiment: Experiment, state: TrainState, weights: Weights) -> TrainState:
+def told(config: ConfigDict) -> dict[str, object]:
+    """Returns the model fields that a file may not tell, where the config does."""
+    heads = config.model.get("heads") if "model" in config else None
+    return {} if heads is None else {"heads": heads}
+
+
+def with_weights(experiment: Experiment, state: TrainState, weights: Weights, whole: bool = False) -> TrainState:
     """Returns a state that starts from weights, its average included, and prints what became of each parameter.
+
+    Args:
+      whole: every parameter must come from the weights, as in evaluation.
 
     Raises:
       UserError: the weights do not fit the model.
@@ -60,6 +74,11 @@ def with_weights(experiment: Experiment, state: TrainState, weights: Weights) ->
         print("\n".join(report.lines()))
         for line in seen_differently(weights, experiment):
             print(f"  unlike those weights: {line}")
+    if whole and report.initialised:
+        raise UserError(
+            f"{weights.source} does not hold all of the model to evaluate: {'; '.join(report.initialised)} would be "
+            "random; leave model.* as it was trained"
+        )
     shardings = {name: experiment.shardings.params[name] for name in base}
     params = {**state.params, **placed(fitted, base, shardings)}
     average = None if state.ema_params is None else jax.tree.map(jax.numpy.copy, params)
@@ -77,7 +96,7 @@ def placed(arrays: dict[str, np.ndarray], like: dict, shardings: dict) -> dict:
 
 
 def seen_differently(weights: Weights, experiment: Experiment) -> list[str]:
-    """Returns how images are prepared, or classes named, otherwise than for the weights."""
+    """Returns how the model is made, images are prepared or classes named otherwise than for the weights."""
     now = preprocessing_of(experiment.config, experiment.transform.size)
     seen = weights.preprocessing.at_size(now.size)
     lines = [
@@ -85,6 +104,11 @@ def seen_differently(weights: Weights, experiment: Experiment) -> list[str]:
         for name in ("resize", "interpolation", "antialias", "mean", "std")
         if getattr(seen, name) != getattr(now, name)
     ]
+    shared = field_types(type(weights.module)).keys() & field_types(type(experiment.model)).keys()
+    for field in sorted(shared - {*RUN_FIELDS, "head", "head_bias", "pre_logits"}):
+        was, now_is = getattr(weights.module, field), getattr(experiment.model, field)
+        if was != now_is:
+            lines.append(f"model.{field} was {was!r}, is {now_is!r}")
     theirs, ours = weights.class_names or [], list(experiment.source.class_names)
     if len(theirs) == len(ours) and theirs != ours:
         i = next(i for i, (one, other) in enumerate(zip(theirs, ours, strict=True)) if one != other)

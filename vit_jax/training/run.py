@@ -1,4 +1,4 @@
-"""Running a config: training, continuing and evaluating, with everything that a workdir holds."""
+"""Running a config: training and continuing, with everything that a workdir holds."""
 
 import gc
 import os
@@ -44,8 +44,8 @@ def train(
       vit_jax.training.loop.Interrupted: SIGTERM or SIGINT came; the state has been saved.
     """
     started = started or time.perf_counter()
-    require_writable(workdir)
     config, weights = resolved(config, workdir)
+    require_writable(workdir)
     experiment = build(config, train)
     validation, evaluation = held_out_sources(experiment, own=train is not None, evaluate=evaluate)
     checkpoints = Checkpoints(workdir, config.checkpoint.keep)
@@ -53,7 +53,7 @@ def train(
     if jax.process_index() == 0:
         write_whole(pathlib.Path(workdir) / "config.json", config.to_json_best_effort(indent=2) + "\n")
     records = Records(workdir, int(state.step), writes=jax.process_index() == 0)
-    facts = {**run_facts(experiment), "best": best}
+    facts = {**run_facts(experiment), "best": best, "position_resize": weights.position_resize if weights else "linear"}
     loop = Loop(experiment, checkpoints, records, facts, validation, evaluation, position, started)
     try:
         state = loop.run(state)
