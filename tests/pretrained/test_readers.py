@@ -196,7 +196,7 @@ class TestTimm:
         assumed = load_weights(path, heads=2)
         assert (assumed.module.cls_position, assumed.image_size) == (True, None)
         assert "25 positions" in assumed.notes[-1]
-        assert "image_size" in assumed.notes[0]
+        assert "image_size" in assumed.notes[-1]
         for size, cls_position in (((16, 24), True), ((24, 16), True), ((20, 20), False)):
             settled = load_weights(path, size, heads=2)
             assert (settled.module.cls_position, settled.image_size, settled.notes) == (cls_position, size, ())
