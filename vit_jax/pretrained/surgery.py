@@ -41,7 +41,12 @@ class Surgery:
 
 @dataclasses.dataclass
 class Report:
-    """What became of every parameter: names in lists, with the reason where there is one."""
+    """What became of every parameter: names in lists, with the reason where there is one.
+
+    Attributes:
+      unused: what the weights hold and the model has no place for.
+      count: numbers loaded as they were.
+    """
 
     source: str
     loaded: list[str] = dataclasses.field(default_factory=list)

@@ -34,6 +34,8 @@ class Weights:
       fields: of that architecture, those that its name does not fix.
       params: under our flat names, such as `encoder/block_0/norm_0/scale`.
       image_size: height and width in pixels that the position grid was learned for, or None where nothing tells.
+      preprocessing: what their evaluation does to an image; its size may be another than `image_size`.
+      class_names: in the order of the logits, or None where they are not known.
       position_resize: how their positions are best resized to another grid, `linear` or `bicubic` (see `surgery`).
       source: where they come from, for messages.
       unused: what the file holds beside them, each with the reason why it is not used.
