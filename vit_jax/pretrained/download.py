@@ -17,6 +17,7 @@ import urllib.parse
 from collections.abc import Iterator
 
 from vit_jax.errors import UserError, explained_writes
+from vit_jax.pretrained.files import INDEX, WEIGHTS
 from vit_jax.pretrained.transfer import transfer, why
 
 try:
@@ -29,7 +30,6 @@ BUCKETS = "https://storage.googleapis.com"
 SCHEMES = ("https://", "http://", "gs://")
 HUB_SCHEMES = ("hf://", "hf-hub:")
 HUB_ID = re.compile(r"(?P<id>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w][\w./-]*))?", re.ASCII)
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 DESCRIPTIONS = ("config.json", "preprocessor_config.json")
 
 
