@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from vit_jax.data.presets import preset
 from vit_jax.errors import UserError
 from vit_jax.models.registry import architecture, field_types
+from vit_jax.pretrained.surgery import RESIZES
 
 if typing.TYPE_CHECKING:
     from vit_jax.pretrained.weights import Weights
@@ -87,7 +88,7 @@ def fill_augment(config: ConfigDict) -> None:
 def check_surgery(config: ConfigDict) -> None:
     """Raises a `UserError` for a surgery without weights, or of an unknown kind."""
     surgery = config.surgery
-    if surgery.positions not in (None, "linear", "bicubic"):
-        raise UserError(f"surgery.positions must be linear or bicubic, not {surgery.positions!r}")
+    if surgery.positions not in (None, *RESIZES):
+        raise UserError(f"surgery.positions must be {' or '.join(RESIZES)}, not {surgery.positions!r}")
     if config.init_from is None and (surgery.positions or surgery.patches or surgery.new_head):
         raise UserError("surgery.* is set, but there are no weights to fit: set init_from")

@@ -11,11 +11,9 @@ from ml_collections import ConfigDict
 from vit_jax.config import default_config, resolve
 from vit_jax.errors import UserError
 from vit_jax.evaluation.classification import Results
-from vit_jax.pretrained import own
 from vit_jax.pretrained.load import load_weights
-from vit_jax.training.checkpoint import Checkpoints
 from vit_jax.training.experiment import build, named_source
-from vit_jax.training.initial import told, with_weights
+from vit_jax.training.initial import newest_facts, told, with_weights
 from vit_jax.training.loop import HeldOut
 from vit_jax.training.records import write_whole
 from vit_jax.training.run import require_writable
@@ -59,11 +57,8 @@ def evaluated_checkpoint(init_from: str | None, workdir: str) -> str:
     Raises:
       UserError: there is neither.
     """
-    newest = None
-    if own.is_workdir(pathlib.Path(workdir)):
-        checkpoints = Checkpoints(workdir, read_only=True)
-        newest = checkpoints.latest()
-    if newest is not None and (init_from is None or checkpoints.facts(newest)["config"].get("init_from") == init_from):
+    facts = newest_facts(workdir)
+    if facts is not None and (init_from is None or facts["config"].get("init_from") == init_from):
         return workdir
     if init_from is None:
         raise UserError(f"{workdir} holds no checkpoint to evaluate; train first, or set init_from")

@@ -45,11 +45,18 @@ def initial_weights(config: ConfigDict, workdir: str | None) -> Weights | None:
         return None
     if not isinstance(config.init_from, str):
         raise UserError(f"config key 'init_from' must be str, not {config.init_from!r}")
-    if workdir is not None and own.is_workdir(pathlib.Path(workdir)):
-        checkpoints = Checkpoints(workdir, read_only=True)
-        if (newest := checkpoints.latest()) is not None:
-            return own.described_by(checkpoints.facts(newest), {})
+    if workdir is not None and (facts := newest_facts(workdir)) is not None:
+        return own.described_by(facts, {})
     return load_weights(config.init_from, **told(config))
+
+
+def newest_facts(workdir: str) -> dict | None:
+    """Returns what was saved beside the state of a workdir's newest checkpoint, or None where it has none."""
+    if not own.is_workdir(pathlib.Path(workdir)):
+        return None
+    checkpoints = Checkpoints(workdir, read_only=True)
+    newest = checkpoints.latest()
+    return None if newest is None else checkpoints.facts(newest)
 
 
 def told(config: ConfigDict) -> dict[str, object]:
