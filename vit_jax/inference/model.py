@@ -13,7 +13,6 @@ from jaxtyping import Array, Float, UInt8
 from PIL import Image
 
 from vit_jax.data.decode import UnreadableImage, as_seen
-from vit_jax.data.host import HostTransform
 from vit_jax.data.preprocessing import Preprocessing
 from vit_jax.errors import UserError
 from vit_jax.explanation.attention import attention_maps
@@ -112,6 +111,10 @@ class LoadedModel:
         """Returns the logits of images that are already preprocessed; of a model without classes, the embedding."""
         return self._call(x)
 
+    def embeddings(self, x: Float[Array, "batch height width 3"]) -> Float[np.ndarray, "batch width"]:
+        """Returns the pooled vectors before the head of images that are already preprocessed."""
+        return self._call(x, method="embed")
+
     def features(self, x: Float[Array, "batch height width 3"]) -> Float[np.ndarray, "batch tokens width"]:
         """Returns the tokens before pooling of images that are already preprocessed."""
         return self._call(x, method="features")
@@ -147,7 +150,7 @@ class LoadedModel:
         Raises:
           UserError: a picture cannot be read.
         """
-        return self._in_batches(images, functools.partial(self._call, method="embed"))
+        return self._in_batches(images, self.embeddings)
 
     def preprocess(self, images: Picture | Sequence[Picture]) -> Float[np.ndarray, "images height width 3"]:
         """Returns pictures as the model takes them.
@@ -155,8 +158,19 @@ class LoadedModel:
         Raises:
           UserError: a picture cannot be read.
         """
-        transform = self.preprocessing.transform()
-        return self.preprocessing.normalised(np.stack([_view(transform, image) for image in _listed(images)]))
+        return self.preprocessing.normalised(np.stack([self.view(image) for image in _listed(images)]))
+
+    def view(self, image: Picture) -> UInt8[np.ndarray, "height width 3"]:
+        """Returns what the model sees of a picture, before normalisation.
+
+        Raises:
+          UserError: the picture cannot be read.
+        """
+        try:
+            return self.preprocessing.transform().evaluate(_pixels(image))
+        except (UnreadableImage, OSError, SyntaxError) as error:  # the last is what Pillow calls a broken PNG file
+            name = image if isinstance(image, str | pathlib.Path) else getattr(image, "filename", "") or "an image"
+            raise UserError(f"cannot read {name}: {getattr(error, 'strerror', None) or error}") from error
 
     def _in_batches(self, images, call) -> np.ndarray:
         images = _listed(images)
@@ -198,15 +212,6 @@ def _listed(images: Picture | Sequence[Picture]) -> Sequence[Picture]:
     if not len(images):
         raise UserError("there are no images to look at")
     return images
-
-
-def _view(transform: HostTransform, image: Picture) -> UInt8[np.ndarray, "height width 3"]:
-    """Returns what the model sees of a picture, before normalisation."""
-    try:
-        return transform.evaluate(_pixels(image))
-    except (UnreadableImage, OSError, SyntaxError) as error:  # the last is what Pillow calls a broken PNG file
-        name = image if isinstance(image, str | pathlib.Path) else getattr(image, "filename", "") or "an image"
-        raise UserError(f"cannot read {name}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _pixels(image: Picture) -> np.ndarray | bytes:
