@@ -1,5 +1,6 @@
 """A loaded model: weights, preprocessing and class names in one object."""
 
+import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable, Sequence
@@ -9,27 +10,26 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
-from PIL import Image
+from jaxtyping import Array, Float
 
-from vit_jax.data.decode import UnreadableImage, as_seen
 from vit_jax.data.preprocessing import Preprocessing
 from vit_jax.errors import UserError
 from vit_jax.explanation.attention import attention_maps
+from vit_jax.inference.exported import ExportedModel, load_exported
+from vit_jax.inference.picture_model import PictureModel
+from vit_jax.pretrained.bundle import PROGRAMS, bundle_folder, read_bundle
 from vit_jax.pretrained.load import load_weights
 from vit_jax.pretrained.surgery import Surgery, fit
 from vit_jax.pretrained.weights import Weights, flat, parameter_shapes
 
-BATCH = 32
-"""Images that go through the model at once."""
-
-Picture = str | pathlib.Path | Image.Image | np.ndarray
-
 
 def load_model(
     checkpoint: str | pathlib.Path, image_size: tuple[int, int] | int | None = None, **overrides
-) -> "LoadedModel":
-    """Returns the `LoadedModel` of a CHECKPOINT (see `vit_jax.pretrained.load.load_weights` for what that may be).
+) -> "LoadedModel | ExportedModel":
+    """Returns the model of a CHECKPOINT (see `vit_jax.pretrained.load.load_weights` for what that may be).
+
+    Of a bundle that holds a compiled program (`vit_jax.export --format=stablehlo` or `onnx`) it is an `ExportedModel`,
+    which has no weights and takes no overrides.
 
     Args:
       image_size: height and width that the model shall see; positions are resized to it. None is what the
@@ -39,8 +39,11 @@ def load_model(
     Raises:
       UserError: the checkpoint cannot be read, or does not fit the overrides.
     """
-    read = functools.partial(load_weights, str(checkpoint), **overrides)
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    folder = bundle_folder(pathlib.Path(checkpoint).expanduser())
+    if folder is not None and (bundle := read_bundle(folder)).format in PROGRAMS:
+        return load_exported(folder, bundle, size, overrides)
+    read = functools.partial(load_weights, str(checkpoint), **overrides)
     try:
         weights = read()
     except UserError:
@@ -52,7 +55,7 @@ def load_model(
     return LoadedModel(weights, size, read)
 
 
-class LoadedModel:
+class LoadedModel(PictureModel):
     """A model with its weights, its preprocessing and its class names.
 
     Attributes:
@@ -76,6 +79,7 @@ class LoadedModel:
           read_for: reads the weights again, as trained at a given size, where nothing told that size.
         """
         self.read_for = read_for
+        self.loss: str = getattr(weights, "loss", "softmax")
         self.class_names: list[str] | None = weights.class_names
         self.preprocessing: Preprocessing = weights.preprocessing
         self._take(weights, image_size)
@@ -83,6 +87,7 @@ class LoadedModel:
     def _take(self, weights: Weights, image_size: tuple[int, int] | None) -> None:
         """Takes over weights and all that follows from them."""
         self.weights = weights
+        self.source: str = weights.source
         self.module: nn.Module = weights.module
         if image_size is not None and image_size != self.preprocessing.size:
             self.preprocessing = self.preprocessing.at_size(image_size)
@@ -90,6 +95,23 @@ class LoadedModel:
         self.variables = self.variables_for(self.preprocessing.size) if known else weights.variables
         self._apply = jax.jit(self.module.apply, static_argnames=("method", "layers"))
         self._on_device = {}  # by image size; the model is asked for few
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, 0 where there is no classifier."""
+        return self.module.num_classes
+
+    def as_seen(self) -> Weights:
+        """Returns the weights for the image size of the preprocessing, as they are used: positions resized to it.
+
+        Raises:
+          UserError: the model takes no images of that size.
+        """
+        size = tuple(self.preprocessing.size)
+        variables = jax.device_get(self._variables(size))
+        return dataclasses.replace(
+            self.weights, params=flat(variables["params"]), image_size=size, preprocessing=self.preprocessing
+        )
 
     def variables_for(self, size: tuple[int, int]) -> dict:
         """Returns the variables for images of a height and width, positions resized where their grid is another.
@@ -133,55 +155,6 @@ class LoadedModel:
             raise UserError(f"{self.weights.source} holds a {type(self.module).__name__}, which has no attention")
         return jax.device_get(attention_maps(self.module, variables, jnp.asarray(x)))
 
-    def predict(self, images: Picture | Sequence[Picture]) -> Float[np.ndarray, "images classes"]:
-        """Returns the class probabilities of pictures: paths, PIL images or uint8 arrays, of any size.
-
-        Raises:
-          UserError: a picture cannot be read, or the model has no classes.
-        """
-        if not self.module.num_classes:
-            raise UserError(f"{self.weights.source} has no classifier; embed(images) gives its vectors")
-        logits = self._in_batches(images, self.logits)
-        return np.asarray(jax.nn.softmax(logits, axis=-1))
-
-    def embed(self, images: Picture | Sequence[Picture]) -> Float[np.ndarray, "images width"]:
-        """Returns the pooled vectors before the head of pictures: paths, PIL images or uint8 arrays, of any size.
-
-        Raises:
-          UserError: a picture cannot be read.
-        """
-        return self._in_batches(images, self.embeddings)
-
-    def preprocess(self, images: Picture | Sequence[Picture]) -> Float[np.ndarray, "images height width 3"]:
-        """Returns pictures as the model takes them.
-
-        Raises:
-          UserError: a picture cannot be read.
-        """
-        return self.preprocessing.normalised(np.stack([self.view(image) for image in _listed(images)]))
-
-    def view(self, image: Picture) -> UInt8[np.ndarray, "height width 3"]:
-        """Returns what the model sees of a picture, before normalisation.
-
-        Raises:
-          UserError: the picture cannot be read.
-        """
-        try:
-            return self.preprocessing.transform().evaluate(_pixels(image))
-        except (UnreadableImage, OSError, SyntaxError) as error:  # the last is what Pillow calls a broken PNG file
-            name = image if isinstance(image, str | pathlib.Path) else getattr(image, "filename", "") or "an image"
-            raise UserError(f"cannot read {name}: {getattr(error, 'strerror', None) or error}") from error
-
-    def _in_batches(self, images, call) -> np.ndarray:
-        images = _listed(images)
-        parts = []
-        for first in range(0, len(images), BATCH):
-            x = self.preprocess(images[first : first + BATCH])
-            filled = min(BATCH, len(images)) - len(x)
-            x = np.concatenate([x, np.zeros((filled, *x.shape[1:]), x.dtype)])
-            parts.append(call(x)[: len(x) - filled])
-        return np.concatenate(parts)
-
     def _variables(self, size: tuple[int, int]) -> dict:
         size = tuple(size)
         unknown = self.weights.image_size is None and self.read_for is not None
@@ -204,21 +177,3 @@ def _fits(weights: Weights, size: tuple[int, int]) -> bool:
     shapes = parameter_shapes(weights.module, tuple(size))
     return all(weights.params[name].shape == shape for name, shape in shapes.items())
 
-
-def _listed(images: Picture | Sequence[Picture]) -> Sequence[Picture]:
-    """Returns pictures as a sequence, where one stands alone too."""
-    single = images.ndim != 4 if isinstance(images, np.ndarray) else isinstance(images, Picture)
-    images = [images] if single else images
-    if not len(images):
-        raise UserError("there are no images to look at")
-    return images
-
-
-def _pixels(image: Picture) -> np.ndarray | bytes:
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-            raise UserError(f"an image must be uint8 [height, width, 3], not {image.dtype} {image.shape}")
-        return image
-    if isinstance(image, Image.Image):
-        return as_seen(image)
-    return pathlib.Path(image).read_bytes()

@@ -1,10 +1,11 @@
 """Products of activations with weights, and of attention, with gradients written for the hardware.
 
 Every product takes operands of the compute type and accumulates in float32. The gradients are the ordinary ones; they
-are written out because of what XLA does with the automatic ones on a CPU: a bfloat16 product reaches the fast AMX
-kernels only when its left operand contracts its last axis and its result is float32. The automatic weight gradient
-xᵀg contracts the first axes of both, is widened to float32 and runs three to five times slower; so do dV = PᵀdO and
-dK = dSᵀQ of attention. Elsewhere the forms used here are ordinary transposes.
+are written out because of what XLA does with the automatic ones on a CPU. Of bfloat16 operands only a product whose left
+one contracts its last axis, with a float32 result, reaches the fast AMX kernels; the automatic weight gradient xᵀg
+contracts the first axes of both, is widened to float32 and runs three to five times slower, and so do dV = PᵀdO and
+dK = dSᵀQ of attention. Float32 operands are the other way round: there the products that contract first axes are the
+faster ones. Accelerators take any form as it comes.
 """
 
 import functools
@@ -23,6 +24,20 @@ def matmul(a: Array, b: Array, batch: int = 0, transpose: bool = False) -> Float
     axes = tuple(range(batch))
     contracted = ((last,), (last if transpose else last - 1,))
     return jax.lax.dot_general(a, b, (contracted, (axes, axes)), preferred_element_type=jnp.float32)
+
+
+def contracts_last(dtype: DTypeLike) -> bool:
+    """Returns whether products over rows shall be written so that the left operand contracts its last axis."""
+    return jnp.dtype(dtype) == jnp.bfloat16 and jax.default_backend() == "cpu"
+
+
+def over_rows(
+    x: Float[Array, "rows inputs"], gradient: Float[Array, "rows outputs"]
+) -> Float[Array, "inputs outputs"]:
+    """Returns xᵀ·gradient in float32, in the form that the backend likes."""
+    if contracts_last(x.dtype):
+        return matmul(features_first(x), gradient)
+    return jax.lax.dot_general(x, gradient, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
 
 
 def features_first(x: Float[Array, "rows features"]) -> Float[Array, "features rows"]:
@@ -62,7 +77,7 @@ def _affine_backward(dtype, out_dtype, saved, gradient):
     operand, weights, (x_type, kernel_type, bias_type) = saved
     narrow = gradient.astype(dtype)
     to_x = matmul(narrow, weights, transpose=True).astype(x_type.dtype)
-    to_kernel = matmul(features_first(operand), narrow).astype(kernel_type.dtype)
+    to_kernel = over_rows(operand, narrow).astype(kernel_type.dtype)
     if bias_type is None:
         return to_x, to_kernel, None
     return to_x, to_kernel, gradient.astype(jnp.float32).sum(0).astype(bias_type.dtype)
@@ -91,12 +106,19 @@ def attend(
 def attention_weights(
     query: Float[Array, "batch queries heads head_dim"], key: Float[Array, "batch keys heads head_dim"]
 ) -> Float[Array, "batch*heads queries keys"]:
-    """Returns the attention weights, float32, heads folded into the batch.
+    """Returns the attention weights, float32, heads folded into the batch."""
+    return jax.nn.softmax(attention_scores(query, key), axis=-1)
+
+
+def attention_scores(
+    query: Float[Array, "batch queries heads head_dim"], key: Float[Array, "batch keys heads head_dim"]
+) -> Float[Array, "batch*heads queries keys"]:
+    """Returns q kᵀ / √head_dim, float32, heads folded into the batch.
 
     The queries are scaled rather than the scores, which are larger.
     """
     scaled = (query * query.shape[-1] ** -0.5).astype(query.dtype)
-    return jax.nn.softmax(matmul(_split_heads(scaled), _split_heads(key), batch=1, transpose=True), axis=-1)
+    return matmul(_split_heads(scaled), _split_heads(key), batch=1, transpose=True)
 
 
 def _split_heads(x):
@@ -125,27 +147,44 @@ def _attend(query, key, value):
 
 
 def _attend_forward(query, key, value):
-    weights = attention_weights(query, key).astype(value.dtype)
-    mixed = matmul(weights, _split_heads(value), batch=1).astype(value.dtype)
-    return _join_heads(mixed, query.shape), (query, key, value, weights)
+    """Normalises the result, a row of head_dim numbers, in place of the weights, a row of as many as there are keys."""
+    scores = attention_scores(query, key)
+    exponentials = jnp.exp(scores - scores.max(-1, keepdims=True))
+    total = exponentials.sum(-1, keepdims=True)
+    exponentials = exponentials.astype(value.dtype)
+    mixed = (matmul(exponentials, _split_heads(value), batch=1) / total).astype(value.dtype)
+    return _join_heads(mixed, query.shape), (query, key, value, exponentials, total, mixed)
 
 
 def _attend_backward(saved, gradient):
-    query, key, value, weights = saved
-    gradient = gradient.astype(value.dtype)
-    scale = query.shape[-1] ** -0.5
-    to_weights = matmul(_split_heads(gradient), _split_heads(value), batch=1, transpose=True)
-    wide = weights.astype(jnp.float32)
-    to_scores = wide * (to_weights - (wide * to_weights).sum(-1, keepdims=True))
-    to_scores = to_scores.astype(query.dtype)
-    to_query = matmul(to_scores, _split_heads(key), batch=1) * scale
-    to_key = matmul(_split_heads_transposed((query * scale).astype(query.dtype)), to_scores, batch=1)
-    to_value = matmul(_split_heads_transposed(gradient), weights, batch=1)
+    """With P = E/z and G = dO/z: dV = EᵀG, dS = E(GVᵀ - G·O), the row sum G·O as in FlashAttention (Dao et al. 2022)."""
+    query, key, value, exponentials, total, mixed = saved
+    dtype, scale = value.dtype, query.shape[-1] ** -0.5
+    over_total = _split_heads(gradient).astype(jnp.float32) / total
+    row_sums = (over_total * mixed).sum(-1, keepdims=True)
+    over_total = over_total.astype(dtype)
+    to_weights = matmul(over_total, _split_heads(value), batch=1, transpose=True)
+    to_scores = (exponentials * (to_weights - row_sums) * scale).astype(dtype)
+    to_query = matmul(to_scores, _split_heads(key), batch=1)
+    if contracts_last(dtype):
+        heads_first = _split_heads_transposed(gradient).astype(jnp.float32) / total.swapaxes(1, 2)
+        to_key = matmul(_split_heads_transposed(query), to_scores, batch=1)
+        to_value = matmul(heads_first.astype(dtype), exponentials, batch=1)
+        join = _join_heads_transposed
+    else:
+        to_key = _over_queries(to_scores, _split_heads(query))
+        to_value = _over_queries(exponentials, over_total)
+        join = _join_heads
     return (
-        _join_heads(to_query.astype(query.dtype), query.shape),
-        _join_heads_transposed(to_key.astype(key.dtype), key.shape),
-        _join_heads_transposed(to_value.astype(value.dtype), value.shape),
+        _join_heads(to_query.astype(dtype), query.shape),
+        join(to_key.astype(dtype), key.shape),
+        join(to_value.astype(dtype), value.shape),
     )
+
+
+def _over_queries(a, b):
+    """Returns aᵀb for every head, in float32."""
+    return jax.lax.dot_general(a, b, (((1,), (1,)), ((0,), (0,))), preferred_element_type=jnp.float32)
 
 
 _attend.defvjp(_attend_forward, _attend_backward)

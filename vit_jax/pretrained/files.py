@@ -173,4 +173,10 @@ def write_folder(
         save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, part, {"format": "pt"})
         part.replace(folder / WEIGHTS)
         for name, document in documents.items():
-            (folder / name).write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            write_text(folder / name, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a text file, in UTF-8 and with the same line ends on every system."""
+    with explained_writes(str(path)):
+        path.write_text(text, encoding="utf-8", newline="\n")

@@ -10,22 +10,25 @@ from vit_jax.pretrained.weights import Weights
 KINDS = ("google", "timm", "huggingface", "vit_jax")
 
 
-def save_weights(weights: Weights, out: pathlib.Path, kind: str) -> list[str]:
+def save_weights(weights: Weights, out: pathlib.Path, kind: str, described: bool = False) -> list[str]:
     """Writes weights in a format, to an `.npz` file for `google`, else to a folder; returns what a person should know.
 
     Folders hold `model.safetensors` and `config.json`, of `huggingface` also `preprocessor_config.json`; those of
     `vit_jax` are step folders as training writes them, without optimizer state.
 
+    Args:
+      described: preprocessing and class names will lie beside the file, so that it need not hold them.
+
     Raises:
       UserError: the format cannot express the model, or the file cannot be written.
     """
     try:
-        return _save(weights, out, kind)
+        return _save(weights, out, kind, described)
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror or error}") from error
 
 
-def _save(weights: Weights, out: pathlib.Path, kind: str) -> list[str]:
+def _save(weights: Weights, out: pathlib.Path, kind: str, described: bool) -> list[str]:
     if kind == "google":
         if out.suffix != ".npz":
             raise UserError(f"the google format is one file: name it {out}.npz, or choose another format with --to")
@@ -33,7 +36,8 @@ def _save(weights: Weights, out: pathlib.Path, kind: str) -> list[str]:
             raise UserError(f"{out} is a folder; the google format is one file")
         arrays, notes = google.write_weights(weights)
         files.write_npz(out, arrays)
-        if weights.preprocessing != Preprocessing(weights.preprocessing.size, antialias=False) or weights.class_names:
+        usual = weights.preprocessing == Preprocessing(weights.preprocessing.size, antialias=False)
+        if not described and (not usual or weights.class_names):
             notes = [*notes, "an .npz does not hold preprocessing and class names; readers assume Google's"]
         return notes
     if out.suffix in (".npz", ".safetensors") or out.is_file():
