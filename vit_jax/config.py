@@ -27,6 +27,8 @@ MATHEMATICS_FREE = (
     "data.max_bad",
     "data.eval_split",
     "train.log_every",
+    "model.attention_kernel",
+    "model.fused_qkv",
     "model.remat",
     "model.scan_layers",
     "eval",

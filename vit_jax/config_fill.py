@@ -21,6 +21,8 @@ RUN_FIELDS = (
     "dropout",
     "attention_dropout",
     "drop_path",
+    "attention_kernel",
+    "fused_qkv",
     "remat",
     "scan_layers",
     "dtype",

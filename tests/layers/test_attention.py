@@ -57,3 +57,25 @@ def test_compute_type_keeps_parameters_and_result_in_float32():
 def test_width_that_heads_do_not_divide_is_an_error():
     with pytest.raises(ValueError, match="width 8 is not a multiple of 3 heads"):
         jax.eval_shape(Attention(3).init, jax.random.key(0), np.ones((1, 3, 8)))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_one_product_for_queries_keys_and_values_equals_three(normal, random_params, bias):
+    x = normal(2, 5, 8)
+    params = random_params(Attention(2, qkv_bias=bias), x)
+
+    def loss(params, fused):
+        y = Attention(2, qkv_bias=bias, fused_qkv=fused).apply({"params": params}, x)
+        return (y**2).sum(), y
+
+    three, one = (jax.jit(jax.grad(loss, has_aux=True), static_argnums=1)(params, fused) for fused in (False, True))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), three, one)
+    products = [str(jax.make_jaxpr(lambda p, f=f: loss(p, f)[0])(params)).count("dot_general") for f in (False, True)]
+    assert products[0] - products[1] == 2
+
+
+def test_one_product_is_of_self_attention_only(normal, random_params):
+    x, probe = normal(2, 5, 8), normal(2, 1, 8)
+    params = random_params(Attention(2), x)
+    three, one = (Attention(2, fused_qkv=f).apply({"params": params}, x, None, probe) for f in (False, True))
+    np.testing.assert_array_equal(three, one)

@@ -16,7 +16,7 @@ from vit_jax.layers.types import DTypeLike
 class EncoderBlock(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)) (Dosovitskiy et al. 2021, eqs. 2 and 3).
 
-    `mlp` is `gelu` (see `Mlp`) or `swiglu` (see `SwiGlu`).
+    `mlp` is `gelu` (see `Mlp`) or `swiglu` (see `SwiGlu`); for `attention_kernel` and `fused_qkv` see `Attention`.
     """
 
     heads: int
@@ -29,6 +29,8 @@ class EncoderBlock(nn.Module):
     dropout: float = 0.0
     attention_dropout: float = 0.0
     norm_epsilon: float = 1e-6
+    attention_kernel: str = "auto"
+    fused_qkv: bool = False
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
 
@@ -48,6 +50,8 @@ class EncoderBlock(nn.Module):
             self.qkv_bias,
             self.attention_dropout,
             self.norm_epsilon,
+            self.attention_kernel,
+            self.fused_qkv,
             name="attention",
             **types,
         )

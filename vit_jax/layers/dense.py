@@ -42,11 +42,16 @@ class Dense(nn.Module):
     bias_init: Initializer = nn.initializers.zeros
 
     @nn.compact
-    def __call__(self, x: Float[Array, "... inputs"]) -> Float[Array, "... features"]:
+    def __call__(
+        self, x: Float[Array, "... inputs"], product: bool = True
+    ) -> Float[Array, "... features"] | tuple[Float[Array, "inputs features"], Float[Array, "features"] | None]:
+        """Returns the affine map of `x`; without `product` the kernel and the bias (or None) that it would use."""
         features = (self.features,) if isinstance(self.features, int) else tuple(self.features)
         batch, inputs = x.shape[: -self.in_axes], x.shape[-self.in_axes :]
         kernel = self.param("kernel", flat_fan(self.kernel_init, self.in_axes), (*inputs, *features), self.param_dtype)
         bias = self.param("bias", self.bias_init, features, self.param_dtype) if self.use_bias else None
+        if not product:
+            return kernel, bias
         dtype = jnp.dtype(self.dtype or x.dtype)
         product = affine(
             x.reshape(-1, math.prod(inputs)),

@@ -26,6 +26,6 @@ class MapPool(nn.Module):
         batch, _, width = tokens.shape
         probe = self.param("probe", nn.initializers.xavier_uniform(), (1, 1, width), self.param_dtype)
         probe = jnp.broadcast_to(probe.astype(tokens.dtype), (batch, 1, width))
-        x = Attention(self.heads, name="attention", **types)(tokens, queries=probe)
+        x = Attention(self.heads, kernel="plain", name="attention", **types)(tokens, queries=probe)
         y = LayerNorm(self.norm_epsilon, name="norm", **types)(x)
         return (x + Mlp(self.mlp_dim, self.gelu, name="mlp", **types)(y))[:, 0]

@@ -1,11 +1,11 @@
 """Products of activations with weights, and of attention, with gradients written for the hardware.
 
 Every product takes operands of the compute type and accumulates in float32. The gradients are the ordinary ones; they
-are written out because of what XLA does with the automatic ones on a CPU. Of bfloat16 operands only a product whose left
-one contracts its last axis, with a float32 result, reaches the fast AMX kernels; the automatic weight gradient xᵀg
+are written out because of what XLA does with the automatic ones on a CPU. Of bfloat16 operands only a product whose
+left one contracts its last axis, with a float32 result, reaches the fast AMX kernels; the automatic weight gradient xᵀg
 contracts the first axes of both, is widened to float32 and runs three to five times slower, and so do dV = PᵀdO and
-dK = dSᵀQ of attention. Float32 operands are the other way round: there the products that contract first axes are the
-faster ones. Accelerators take any form as it comes.
+dK = dSᵀQ of attention. With float32 operands it is the other way round: those that contract first axes are faster
+there. Accelerators get the plain forms.
 """
 
 import functools
@@ -26,18 +26,23 @@ def matmul(a: Array, b: Array, batch: int = 0, transpose: bool = False) -> Float
     return jax.lax.dot_general(a, b, (contracted, (axes, axes)), preferred_element_type=jnp.float32)
 
 
-def contracts_last(dtype: DTypeLike) -> bool:
-    """Returns whether products over rows shall be written so that the left operand contracts its last axis."""
-    return jnp.dtype(dtype) == jnp.bfloat16 and jax.default_backend() == "cpu"
+def over_rows(x: Float[Array, "rows inputs"], gradient: Float[Array, "rows outputs"]) -> Float[Array, "inputs outputs"]:
+    """Returns xᵀ·gradient in float32, in the form that the platform likes."""
 
+    def first_axes(x, gradient):
+        return jax.lax.dot_general(x, gradient, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
 
-def over_rows(
-    x: Float[Array, "rows inputs"], gradient: Float[Array, "rows outputs"]
-) -> Float[Array, "inputs outputs"]:
-    """Returns xᵀ·gradient in float32, in the form that the backend likes."""
-    if contracts_last(x.dtype):
+    def last_axis(x, gradient):
         return matmul(features_first(x), gradient)
-    return jax.lax.dot_general(x, gradient, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
+
+    return liked(x.dtype, last_axis, first_axes)(x, gradient)
+
+
+def liked(dtype: DTypeLike, last_axis: Callable, first_axes: Callable) -> Callable:
+    """Returns the one of two equal functions whose products suit the platform that it is compiled for."""
+    if jnp.dtype(dtype) != jnp.bfloat16:
+        return first_axes
+    return functools.partial(jax.lax.platform_dependent, cpu=last_axis, default=first_axes)
 
 
 def features_first(x: Float[Array, "rows features"]) -> Float[Array, "features rows"]:
@@ -153,38 +158,46 @@ def _attend_forward(query, key, value):
     total = exponentials.sum(-1, keepdims=True)
     exponentials = exponentials.astype(value.dtype)
     mixed = (matmul(exponentials, _split_heads(value), batch=1) / total).astype(value.dtype)
-    return _join_heads(mixed, query.shape), (query, key, value, exponentials, total, mixed)
+    mixed = _join_heads(mixed, query.shape)  # as the layer that follows keeps it: one array in memory
+    return mixed, (query, key, value, exponentials, total, mixed)
 
 
 def _attend_backward(saved, gradient):
-    """With P = E/z and G = dO/z: dV = EᵀG, dS = E(GVᵀ - G·O), the row sum G·O as in FlashAttention (Dao et al. 2022)."""
+    """With P = E/z and G = dO/z: dV = EᵀG and dS = E(GVᵀ - G·O), the row sum as in FlashAttention (Dao et al. 2022)."""
     query, key, value, exponentials, total, mixed = saved
     dtype, scale = value.dtype, query.shape[-1] ** -0.5
+    gradient = gradient.astype(dtype)
     over_total = _split_heads(gradient).astype(jnp.float32) / total
-    row_sums = (over_total * mixed).sum(-1, keepdims=True)
+    row_sums = (over_total * _split_heads(mixed)).sum(-1, keepdims=True)
     over_total = over_total.astype(dtype)
     to_weights = matmul(over_total, _split_heads(value), batch=1, transpose=True)
     to_scores = (exponentials * (to_weights - row_sums) * scale).astype(dtype)
     to_query = matmul(to_scores, _split_heads(key), batch=1)
-    if contracts_last(dtype):
-        heads_first = _split_heads_transposed(gradient).astype(jnp.float32) / total.swapaxes(1, 2)
-        to_key = matmul(_split_heads_transposed(query), to_scores, batch=1)
-        to_value = matmul(heads_first.astype(dtype), exponentials, batch=1)
-        join = _join_heads_transposed
-    else:
-        to_key = _over_queries(to_scores, _split_heads(query))
-        to_value = _over_queries(exponentials, over_total)
-        join = _join_heads
-    return (
-        _join_heads(to_query.astype(dtype), query.shape),
-        join(to_key.astype(dtype), key.shape),
-        join(to_value.astype(dtype), value.shape),
+    to_key, to_value = liked(dtype, _over_queries_last_axis, _over_queries)(
+        query, gradient, total, over_total, to_scores, exponentials
     )
+    return _join_heads(to_query.astype(dtype), query.shape), to_key, to_value
 
 
-def _over_queries(a, b):
-    """Returns aᵀb for every head, in float32."""
-    return jax.lax.dot_general(a, b, (((1,), (1,)), ((0,), (0,))), preferred_element_type=jnp.float32)
+def _over_queries(query, gradient, total, over_total, to_scores, exponentials):
+    """Returns the gradients by key and value, dSᵀQ and EᵀG."""
+
+    def over_queries(a, b):
+        product = jax.lax.dot_general(a, b, (((1,), (1,)), ((0,), (0,))), preferred_element_type=jnp.float32)
+        return _join_heads(product.astype(b.dtype), query.shape)
+
+    return over_queries(to_scores, _split_heads(query)), over_queries(exponentials, over_total)
+
+
+def _over_queries_last_axis(query, gradient, total, over_total, to_scores, exponentials):
+    """Returns the same from (QᵀdS)ᵀ and (GᵀE)ᵀ."""
+
+    def over_queries(a, b):
+        return _join_heads_transposed(matmul(a, b, batch=1).astype(b.dtype), query.shape)
+
+    heads_first = _split_heads_transposed(gradient).astype(jnp.float32) / total.swapaxes(1, 2)
+    to_key = over_queries(_split_heads_transposed(query), to_scores)
+    return to_key, over_queries(heads_first.astype(gradient.dtype), exponentials)
 
 
 _attend.defvjp(_attend_forward, _attend_backward)

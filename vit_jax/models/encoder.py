@@ -95,6 +95,8 @@ class Encoder(BlockStack):
     attention_dropout: float = 0.0
     drop_path: float = 0.0
     norm_epsilon: float = 1e-6
+    attention_kernel: str = "auto"
+    fused_qkv: bool = False
     remat: str = "none"
     scan_layers: bool = False
     dtype: DTypeLike | None = None

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vit_jax.layers.attention_kernel import KERNELS
 from vit_jax.layers.dense import Dense
 from vit_jax.layers.drop import dropout
 from vit_jax.layers.norm import LayerNorm
@@ -19,6 +20,7 @@ CHOICES = {
     "pool": ("cls", "gap", "map", "cls_gap"),
     "mlp": ("gelu", "swiglu"),
     "head": ("linear", "mlp"),
+    "attention_kernel": KERNELS,
     "remat": ("none", *REMAT_POLICIES),
 }
 """The values that the fields of a choice may take."""
@@ -45,6 +47,8 @@ class VisionTransformer(nn.Module):
       head: `linear`, or `mlp`: the head of the original pre-training (section 3.1), whose hidden layer is a pre-logits
         layer as wide as the encoder.
       head_bias: initial bias of the head; -10 suits the sigmoid loss with many classes.
+      attention_kernel: `auto` (cuDNN's fused kernel where it works, else the plain products), `plain` or `cudnn`.
+      fused_qkv: queries, keys and values by one product; names and checkpoints are the same.
 
     Raises:
       ValueError: a field's value is unknown, or the sizes do not fit together.
@@ -75,6 +79,8 @@ class VisionTransformer(nn.Module):
     attention_dropout: float = 0.0
     drop_path: float = 0.0
     norm_epsilon: float = 1e-6
+    attention_kernel: str = "auto"
+    fused_qkv: bool = False
     remat: str = "none"
     scan_layers: bool = False
     dtype: DTypeLike = "float32"

@@ -93,6 +93,7 @@ def described_by(facts: dict, params: dict[str, np.ndarray]) -> Weights:
     config = facts["config"]
     fields = {key.removeprefix("model."): value for key, value in config.items() if key.startswith("model.")}
     name = fields.pop("name")
+    fields.pop("attention_kernel", None)  # of the device that the run was on
     fields = {"num_classes": len(facts["class_names"] or ()), **fields}
     size = facts.get("image_size") or _size_of(config, params, create_model(name, **fields))
     size = None if size is None else tuple(size)
