@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import pathlib
 
+import jax
 import numpy as np
 import pytest
 
@@ -15,12 +16,12 @@ from vit_jax.models.registry import create_model
 from vit_jax.pretrained.catalogue import published_names
 from vit_jax.training.experiment import host_transform
 from vit_jax.training.losses import make_loss
-from vit_jax.training.optimizer import make_optimizer
+from vit_jax.training.optimizer import make_optimizer, parameter_count
 
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted((ROOT / "configs").glob("*.py"))
 SPECS = [str(path) for path in FILES if path.stem != "folder"]
-SPECS += [f"{ROOT}/configs/folder.py:images"]
+SPECS += [f"{ROOT}/configs/folder.py:images", f"{ROOT}/configs/cifar10.py:gpu"]
 SPECS += [f"{ROOT}/configs/vit_b16.py:{data}" for data in ("cifar100", "imagenet2012", "folder:images", "scratch")]
 EXAMPLES = {"digits": 1_437, "cifar10": 50_000, "cifar100": 50_000, "imagenet2012": 1_268_355, "folder:images": 2_000}
 """Sizes of the training splits."""
@@ -80,7 +81,18 @@ def test_google_recipe_is_the_predecessor_s():
     assert load_config(f"{ROOT}/configs/vit_b16.py:scratch").init_from is None
 
 
-@pytest.mark.parametrize("name", ["cifar10", "digits", "vit_s16_imagenet"])
+def test_cifar10_takes_the_device_as_its_argument():
+    cpu, gpu = (load_config(f"{ROOT}/configs/cifar10.py{argument}") for argument in (":cpu", ":gpu"))
+    assert cpu == load_config(f"{ROOT}/configs/cifar10.py")
+    assert gpu.train.duration == "200 epochs"
+    model = create_model(gpu.model.name, **model_overrides(gpu))
+    params = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 32, 32, 3), "float32"))
+    assert parameter_count(params) <= 4_000_000
+    with pytest.raises(UserError, match="takes cpu or gpu as its argument, not 'tpu'"):
+        load_config(f"{ROOT}/configs/cifar10.py:tpu")
+
+
+@pytest.mark.parametrize("name", ["digits", "vit_s16_imagenet"])
 def test_an_argument_that_is_not_taken_is_refused(name):
     with pytest.raises(UserError, match=rf"{name}\.py: get_config\(\) takes 0 positional arguments"):
         load_config(f"{ROOT}/configs/{name}.py:something")

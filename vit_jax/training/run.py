@@ -13,6 +13,7 @@ from vit_jax.data.sources import Source, splits_overlap
 from vit_jax.data.subset import subset
 from vit_jax.errors import UserError, explained_writes
 from vit_jax.pretrained.weights import Weights
+from vit_jax.process import lacks_bfloat16_units
 from vit_jax.training.checkpoint import Checkpoints
 from vit_jax.training.experiment import Experiment, build
 from vit_jax.training.initial import resolved, with_weights
@@ -51,6 +52,8 @@ def train(
     checkpoints = Checkpoints(workdir, config.checkpoint.keep)
     state, position, best = starting_point(experiment, checkpoints, workdir, weights)
     if jax.process_index() == 0:
+        if config.model.get("dtype") == "bfloat16" and jax.default_backend() == "cpu" and lacks_bfloat16_units():
+            print("this processor has no bfloat16 units: --config.model.dtype=float32 would be faster here", flush=True)
         write_whole(pathlib.Path(workdir) / "config.json", config.to_json_best_effort(indent=2) + "\n")
     records = Records(workdir, int(state.step), writes=jax.process_index() == 0)
     facts = {**run_facts(experiment), "best": best, "position_resize": weights.position_resize if weights else "linear"}
