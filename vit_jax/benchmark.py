@@ -11,7 +11,7 @@ from vit_jax.command import Parser, configured, exit_status, split_overrides
 from vit_jax.errors import UserError
 from vit_jax.process import use_huge_pages
 
-AXES = ("model", "batch_size", "image_size", "dtype", "remat", "attention", "depth", "scan_layers")
+AXES = ("model", "batch_size", "image_size", "dtype", "remat", "attention", "fused_qkv", "depth", "scan_layers")
 SPEED_FLAGS = (*AXES, "repeats", "seconds", "against", "peak_tflops", "profile", "plot")
 FLAGS = {
     "train": SPEED_FLAGS,
@@ -44,7 +44,9 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[tuple[str, str
     add("--against", metavar="PEER,…", help="linen, timm, timm_compiled: the same ViT by others (train and infer)")
     add("--peak_tflops", type=float, help="of one device, by its maker: print the MFU against this too")
     add("--profile", metavar="DIR", type=pathlib.Path, help="trace one call of each case into DIR/<case>")
-    add("--plot", metavar="FILE.png", type=pathlib.Path, help="draw time and memory by the axis that has several values")
+    add(
+        "--plot", metavar="FILE.png", type=pathlib.Path, help="draw time and memory by the axis that has several values"
+    )
     add("--memory", metavar="SIZE", help="such as 16GiB: what a training step may take (memory)")
     add("--topology", metavar="TPU", help="such as v5e:2x2: compile for one of its chips, none attached (memory)")
     add("--workers", help="worker processes to try; 0 is threads (data; default: 0,1,2)")
@@ -116,13 +118,14 @@ def run_speed(flags: argparse.Namespace, overrides: list[tuple[str, str]]) -> No
 
 def run_memory(flags: argparse.Namespace, overrides: list[tuple[str, str]]) -> None:
     """Mode "memory"."""
+    import jax
+
+    from vit_jax.measurement.cases import cases_of
     from vit_jax.measurement.largest import bytes_of, largest_lines, measure_largest
-    from vit_jax.measurement.topology import chip_of, present_device
+    from vit_jax.measurement.topology import chip_of
 
     limit = bytes_of(flags.memory)
-    device = chip_of(flags.topology) if flags.topology else present_device()
-    from vit_jax.measurement.cases import cases_of
-
+    device = chip_of(flags.topology) if flags.topology else jax.devices()[0]
     cases = cases_of(axes_of(flags), flags.config, overrides)
     found = measure_largest(cases, limit, device, lambda line: print(line, file=sys.stderr))
     if flags.json:

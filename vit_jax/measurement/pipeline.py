@@ -16,6 +16,7 @@ from vit_jax.data.loading import TrainBatches, iterate
 from vit_jax.data.order import draws
 from vit_jax.data.unreadable import Unreadable
 from vit_jax.errors import UserError
+from vit_jax.measurement.samples import spread
 
 STAGE_IMAGES = 256
 """Images that a stage is timed on at a time."""
@@ -40,10 +41,7 @@ class Speed:
     @property
     def spread(self) -> float:
         """Half of the distance between the quartiles, as a share of the median."""
-        if len(self.samples) < 2:
-            return 0.0
-        low, _, high = statistics.quantiles(self.samples, n=4)
-        return (high - low) / 2 / self.median
+        return spread(self.samples)
 
 
 def stage_speeds(batches: TrainBatches, repeats: int) -> list[Speed]:

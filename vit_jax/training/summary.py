@@ -6,6 +6,8 @@ import jax
 from ml_collections import ConfigDict
 
 from vit_jax.config import flatten
+from vit_jax.measurement.flops import products_of
+from vit_jax.measurement.memory import program_memory
 from vit_jax.training.experiment import Experiment, build, parameter_bytes
 from vit_jax.training.frozen import split
 from vit_jax.training.initial import resolved
@@ -67,30 +69,25 @@ def marked(leaves: dict, frozen: str | None) -> str:
 
 def cost_lines(experiment: Experiment, state) -> list[str]:
     """Returns the size of the training, and what the compiled step needs on each device."""
-    compiled = experiment.train_step.lower(state, experiment.abstract_batch()).compile()
-    memory = compiled.memory_analysis()
+    traced = experiment.train_step.trace(state, experiment.abstract_batch())
+    products, memory = products_of(traced.jaxpr), program_memory(traced.lower().compile())
     clock, config = experiment.clock, experiment.config
     mesh = ", ".join(f"{axis}={size}" for axis, size in experiment.mesh.shape.items())
     lines = [
         f"training: {clock.total_steps:,} steps of {clock.batch_size:,} images = "
         f"{clock.total_steps * clock.batch_size / clock.examples_per_epoch:.1f} epochs of {clock.examples_per_epoch:,}",
         f"devices: {len(experiment.mesh.devices.flat)} {jax.devices()[0].device_kind} ({mesh})",
-        f"step: {step_flops(compiled) / 1e9:,.1f} GFLOP on each device for {config.train.batch_size} images "
-        "(as XLA counts the compiled program)",
+        f"step: {products.flops / 1e9:,.1f} GFLOP on all devices together for {config.train.batch_size} images "
+        "(products alone, with what is recomputed)",
+        *(f"note: {note}" for note in sorted(products.notes)),
     ]
     if memory is not None:
-        held, working = memory.argument_size_in_bytes, memory.temp_size_in_bytes
         lines.append(
-            f"memory on each device: {megabytes(held)} state and batch, {megabytes(working)} while the step runs; "
-            f"parameters {megabytes(parameter_bytes(state.params))} in all"
+            f"memory on each device: {megabytes(memory.arguments)} state and batch, {megabytes(memory.temporaries)} "
+            f"while the step runs, {megabytes(memory.peak)} in all; parameters "
+            f"{megabytes(parameter_bytes(state.params))} on all devices together"
         )
     return lines
-
-
-def step_flops(compiled) -> float:
-    """Returns the floating-point operations of the compiled step, as XLA counts them."""
-    analysis = compiled.cost_analysis()
-    return (analysis[0] if isinstance(analysis, list) else analysis or {}).get("flops", float("nan"))
 
 
 def megabytes(count: int) -> str:
