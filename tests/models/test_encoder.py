@@ -46,13 +46,18 @@ def test_remat_and_scan_change_nothing_in_training(params, loop, remat, scan_lay
     jax.tree.map(lambda actual, expected: assert_close(actual, expected, 5e-6), gradients, loop[1])
 
 
-def saved_for_backward(images, **fields):
-    """Returns the number of floats that the forward pass keeps for the backward pass."""
-    encoder = Encoder(**FIELDS, **fields)
+def kept_for_backward(images, **fields):
+    """Returns the arrays, abstract, that the forward pass keeps for the backward pass."""
+    encoder = Encoder(**{**FIELDS, **fields})
     x = jax.ShapeDtypeStruct((images, *X.shape[1:]), X.dtype)
     params = jax.eval_shape(lambda key, x: encoder.init(key, x, False), jax.random.key(0), x)
     pull_back = jax.eval_shape(lambda *args: jax.vjp(lambda p, x: encoder.apply(p, x, True)[0], *args)[1], params, x)
-    return sum(leaf.size for leaf in jax.tree.leaves(pull_back))
+    return jax.tree.leaves(pull_back)
+
+
+def saved_for_backward(images, **fields):
+    """Returns the number of floats that the forward pass keeps for the backward pass."""
+    return sum(leaf.size for leaf in kept_for_backward(images, **fields))
 
 
 @pytest.mark.parametrize("scan_layers", [False, True])
@@ -122,3 +127,21 @@ def test_training_without_random_layers_needs_no_key(params):
     jax.eval_shape(lambda: Encoder(**FIELDS).apply({"params": params}, X, True))
     with pytest.raises(Exception, match="dropout"):
         jax.eval_shape(lambda: Encoder(**FIELDS, drop_path=0.1).apply({"params": params}, X, True))
+
+
+@pytest.mark.parametrize("remat", ["none", "dots"])
+def test_products_are_kept_in_the_type_that_they_are_computed_in(remat):
+    """Queries, keys and values, and the MLP's hidden layer: not their float32 sums."""
+    kept = kept_for_backward(2, dtype="bfloat16", mlp_dim=48, depth=1, scan_layers=True, remat=remat)
+    hidden = [leaf.dtype for leaf in kept if leaf.shape == (1, 2, 3, 48)]
+    heads = [leaf.dtype for leaf in kept if leaf.shape == (1, 2, 3, 2, 4)]
+    assert set(map(str, hidden + heads)) == {"bfloat16"}
+    assert (len(hidden), len(heads)) == ((2, 4) if remat == "none" else (1, 3))
+
+
+def test_what_several_products_read_is_kept_once():
+    """Of the inputs of q, k, v: one, in the compute type; and no kernel in another type than it has."""
+    kept = kept_for_backward(2, dtype="bfloat16", depth=1, scan_layers=True)
+    tokens = [leaf for leaf in kept if leaf.shape == (1, 2, 3, 8) and leaf.dtype == "bfloat16"]
+    assert len(tokens) == 4  # of each of the two norms: normalised, and scaled
+    assert not [leaf for leaf in kept if leaf.shape in ((1, 8, 8), (1, 8, 2, 4)) and leaf.dtype == "bfloat16"]

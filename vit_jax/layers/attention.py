@@ -85,9 +85,6 @@ def joint_products(
     The heads stay the first of the kernels' output axes, so that they can be split over devices.
     """
     kernels, biases = zip(*(project(x, product=False) for project in dense), strict=True)
-    kernel = jnp.stack(kernels, axis=2)
-    bias = None if biases[0] is None else jnp.stack(biases, axis=1).reshape(-1)
-    width, heads, count, head_dim = kernel.shape
-    together = affine(x.reshape(-1, width), kernel.reshape(width, -1), bias, dtype, dtype)
-    together = together.reshape(*x.shape[:-1], heads, count, head_dim)
-    return [together[..., i, :] for i in range(count)]
+    bias = None if biases[0] is None else jnp.stack(biases, axis=1)
+    together = affine(x, jnp.stack(kernels, axis=2), bias, dtype, dtype)
+    return [together[..., i, :] for i in range(len(dense))]

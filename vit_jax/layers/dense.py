@@ -47,17 +47,10 @@ class Dense(nn.Module):
     ) -> Float[Array, "... features"] | tuple[Float[Array, "inputs features"], Float[Array, "features"] | None]:
         """Returns the affine map of `x`; without `product` the kernel and the bias (or None) that it would use."""
         features = (self.features,) if isinstance(self.features, int) else tuple(self.features)
-        batch, inputs = x.shape[: -self.in_axes], x.shape[-self.in_axes :]
+        inputs = x.shape[-self.in_axes :]
         kernel = self.param("kernel", flat_fan(self.kernel_init, self.in_axes), (*inputs, *features), self.param_dtype)
         bias = self.param("bias", self.bias_init, features, self.param_dtype) if self.use_bias else None
         if not product:
             return kernel, bias
         dtype = jnp.dtype(self.dtype or x.dtype)
-        product = affine(
-            x.reshape(-1, math.prod(inputs)),
-            kernel.reshape(math.prod(inputs), -1),
-            None if bias is None else bias.reshape(-1),
-            dtype,
-            jnp.dtype(self.out_dtype or dtype),
-        )
-        return product.reshape(*batch, *features)
+        return affine(x, kernel, bias, dtype, jnp.dtype(self.out_dtype or dtype), self.in_axes)

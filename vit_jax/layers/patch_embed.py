@@ -46,7 +46,6 @@ class PatchEmbed(nn.Module):
         kernel = self.param("kernel", flat_fan(nn.initializers.lecun_normal(), 3), shape, self.param_dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.width,), self.param_dtype) if self.use_bias else None
         patches = images.reshape(batch, rows, self.patch_size[0], columns, self.patch_size[1], channels)
-        patches = patches.transpose(0, 1, 3, 2, 4, 5).reshape(batch * rows * columns, -1)
         dtype = jnp.dtype(self.dtype or images.dtype)
-        tokens = affine(patches, kernel.reshape(-1, self.width), bias, dtype, jnp.dtype("float32"))
+        tokens = affine(patches.transpose(0, 1, 3, 2, 4, 5), kernel, bias, dtype, jnp.dtype("float32"), 3)
         return tokens.reshape(batch, rows * columns, self.width)

@@ -9,13 +9,21 @@ there. Accelerators get the plain forms.
 """
 
 import functools
+import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from vit_jax.layers.types import DTypeLike
+
+PRODUCT = "product"
+"""Name under which rematerialisation finds the results of products with weights, in the type that the layers pass on.
+
+By their primitive it would find the sums, which are float32 and twice as large.
+"""
 
 
 def matmul(a: Array, b: Array, batch: int = 0, transpose: bool = False) -> Float[Array, "..."]:
@@ -53,39 +61,51 @@ def features_first(x: Float[Array, "rows features"]) -> Float[Array, "features r
     return x.reshape(rows, 2, features // 2).transpose(1, 2, 0).reshape(features, rows)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
 def affine(
-    x: Float[Array, "rows inputs"],
-    kernel: Float[Array, "inputs outputs"],
-    bias: Float[Array, "outputs"] | None,
+    x: Float[Array, "... inputs"],
+    kernel: Float[Array, "inputs *outputs"],
+    bias: Float[Array, "*outputs"] | None,
     dtype: DTypeLike,
     out_dtype: DTypeLike,
-) -> Float[Array, "rows outputs"]:
-    """Returns x·kernel + bias as `out_dtype`; the operands are cast to `dtype`, the sum is taken in float32."""
-    return _affine_forward(x, kernel, bias, dtype, out_dtype)[0]
+    in_axes: int = 1,
+) -> Float[Array, "... outputs"]:
+    """Returns x·kernel + bias as `out_dtype`; the operands are cast to `dtype`, the sum is taken in float32.
 
-
-def _affine_forward(x, kernel, bias, dtype, out_dtype):
-    operand, weights = x.astype(dtype), kernel.astype(dtype)
-    product = matmul(operand, weights)
+    Args:
+      in_axes: how many axes the inputs have: the last of `x`, the first of `kernel`.
+    """
+    product = matmul(_rows(x, in_axes).astype(dtype), _matrix(kernel, in_axes).astype(dtype))
     if bias is not None:
-        product = product + bias.astype(jnp.float32)
-    types = (
-        jnp.empty((0,), x.dtype),
-        jnp.empty((0,), kernel.dtype),
-        None if bias is None else jnp.empty((0,), bias.dtype),
-    )
-    return product.astype(out_dtype), (operand, weights, types)
+        product = product + bias.reshape(-1).astype(jnp.float32)
+    return product.astype(out_dtype).reshape(*x.shape[: x.ndim - in_axes], *kernel.shape[in_axes:])
 
 
-def _affine_backward(dtype, out_dtype, saved, gradient):
-    operand, weights, (x_type, kernel_type, bias_type) = saved
-    narrow = gradient.astype(dtype)
-    to_x = matmul(narrow, weights, transpose=True).astype(x_type.dtype)
-    to_kernel = over_rows(operand, narrow).astype(kernel_type.dtype)
-    if bias_type is None:
-        return to_x, to_kernel, None
-    return to_x, to_kernel, gradient.astype(jnp.float32).sum(0).astype(bias_type.dtype)
+def _rows(x, in_axes):
+    return x.reshape(-1, math.prod(x.shape[x.ndim - in_axes :]))
+
+
+def _matrix(kernel, in_axes):
+    return kernel.reshape(math.prod(kernel.shape[:in_axes]), -1)
+
+
+def _affine_forward(x, kernel, bias, dtype, out_dtype, in_axes):
+    product = checkpoint_name(affine(x, kernel, bias, dtype, out_dtype, in_axes), PRODUCT)
+    # The kernel is kept as it came: it is in memory anyway, whereas a cast one would be kept for every layer.
+    types = jnp.empty((0,), x.dtype), None if bias is None else jnp.empty((0,), bias.dtype)
+    return product, (x.astype(dtype), kernel, types)
+
+
+def _affine_backward(dtype, out_dtype, in_axes, saved, gradient):
+    x, kernel, (x_type, bias_type) = saved
+    wide = gradient.reshape(-1, math.prod(kernel.shape[in_axes:]))
+    narrow = wide.astype(dtype)
+    to_x = matmul(narrow, _matrix(kernel, in_axes).astype(dtype), transpose=True).astype(x_type.dtype)
+    to_kernel = over_rows(_rows(x, in_axes), narrow).astype(kernel.dtype)
+    to_bias = None
+    if bias_type is not None:
+        to_bias = wide.astype(jnp.float32).sum(0).astype(bias_type.dtype).reshape(kernel.shape[in_axes:])
+    return to_x.reshape(x.shape), to_kernel.reshape(kernel.shape), to_bias
 
 
 affine.defvjp(_affine_forward, _affine_backward)

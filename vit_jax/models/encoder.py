@@ -10,10 +10,11 @@ from jaxtyping import Array, Float
 from vit_jax.layers.attention import ATTENTION
 from vit_jax.layers.block import EncoderBlock
 from vit_jax.layers.drop import drop_path_rate
+from vit_jax.layers.product import PRODUCT
 from vit_jax.layers.types import DTypeLike
 
 REMAT_POLICIES = {
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "dots": jax.checkpoint_policies.save_only_these_names(PRODUCT),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 """What is kept for the backward pass: the results of products with weights, or the blocks' inputs alone."""

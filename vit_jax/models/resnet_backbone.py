@@ -26,7 +26,8 @@ class Root(nn.Module):
     def __call__(self, images: Float[Array, "batch height width 3"]) -> Float[Array, "batch rows columns channels"]:
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         x = StandardisedConv(self.channels, (7, 7), 2, name="conv", **types)(images)
-        return nn.max_pool(nn.relu(GroupNorm(name="norm", **types)(x)), (3, 3), (2, 2), "SAME")
+        x = nn.relu(GroupNorm(name="norm", **types)(x))
+        return nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding="SAME")  # by name, as jax2onnx wants it
 
 
 class Unit(nn.Module):
