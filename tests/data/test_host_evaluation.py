@@ -6,8 +6,8 @@ import simplejpeg
 from PIL import Image
 
 from vit_jax.data.decode import Pixels, open_image
-from vit_jax.data.host import HostTransform
-from vit_jax.data.resize import resized
+from vit_jax.data.host import ELONGATED, HostTransform
+from vit_jax.data.resize import centre_cropped, grown_to, resized
 
 MIDDLE = np.full(HostTransform((8, 6)).draws, 0.5)
 
@@ -49,6 +49,26 @@ def test_evaluation_without_resize_squashes_the_whole_image():
     view = HostTransform((24, 16)).evaluate(image)
     expected = np.asarray(Image.fromarray(image).resize((16, 24), Image.Resampling.BILINEAR))
     assert np.abs(view.astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos"])
+@pytest.mark.parametrize("shape", [(1, 700), (700, 1), (3, 1001), (40, 1500), (5000, 256)])
+def test_of_a_long_image_only_the_middle_is_resized(shape, interpolation):
+    """The same to a grey level as resizing the whole, of which 1x100,000 pixels would take 20 GB."""
+    image, transform = noise(*shape), HostTransform((24, 20), resize=27, interpolation=interpolation)
+    grown = grown_to(shape, 27, (24, 20))
+    assert max(grown) > ELONGATED * 24
+    expected = centre_cropped(resized(image, grown, interpolation), (24, 20))
+    assert np.abs(transform.evaluate(image).astype(int) - expected).max() <= 1
+
+
+def test_an_image_of_a_million_pixels_in_a_row_takes_little_memory():
+    image = np.full((1, 10**6, 3), 7, np.uint8)
+    for antialias in (True, False):
+        for turned in (image, image.swapaxes(0, 1)):
+            view = HostTransform((224, 224), resize=256, antialias=antialias).evaluate(turned)
+            assert view.shape == (224, 224, 3)
+            assert (view == 7).all()
 
 
 def test_evaluation_view_is_centred():

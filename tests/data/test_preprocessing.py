@@ -4,6 +4,7 @@ import pytest
 from PIL import Image
 
 from vit_jax.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from vit_jax.errors import UserError
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
 
@@ -102,3 +103,24 @@ def test_what_does_not_fit_is_an_error():
         Preprocessing((24, 24), resize=20).transform()
     with pytest.raises(ValueError, match=r"interpolation must be one of .*bicubic.*, not 'cubic'"):
         Preprocessing(interpolation="cubic").transform()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"mean": (0.5, 0.5)},
+        {"mean": (0.5, "x", 0.5)},
+        {"mean": (float("nan"), 0.5, 0.5)},
+        {"mean": ((0.5,), 0.5, 0.5)},
+        {"std": (0.5, 0.0, 0.5)},
+        {"std": (1e300, 0.5, 0.5)},
+        {"size": (0, 8)},
+        {"size": (8, -8)},
+        {"size": (8,)},
+        {"size": (8.0, 8)},
+        {"size": (10**12, 8)},
+    ],
+)
+def test_values_that_no_image_has_are_refused(fields):
+    with pytest.raises(UserError, match="must be"):
+        Preprocessing(**fields)

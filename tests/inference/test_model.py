@@ -9,7 +9,7 @@ from PIL import Image
 
 from vit_jax.data.preprocessing import Preprocessing
 from vit_jax.errors import UserError
-from vit_jax.inference import model as inference
+from vit_jax.inference import picture_model
 from vit_jax.inference.model import LoadedModel, load_model
 from vit_jax.models import create_model
 from vit_jax.pretrained.save import save_weights
@@ -119,7 +119,7 @@ def test_pictures_of_one_size_may_be_one_array(loaded, pictures, expected):
 
 def test_a_last_batch_that_is_not_full_changes_nothing(loaded, pictures, expected, monkeypatch):
     seen = []
-    monkeypatch.setattr(inference, "BATCH", 2)
+    monkeypatch.setattr(picture_model, "BATCH", 2)
     monkeypatch.setattr(loaded, "logits", lambda x: seen.append(x.shape) or LoadedModel.logits(loaded, x))
     assert_close(loaded.predict(pictures), expected)
     assert seen == [(2, 8, 8, 3)] * 3

@@ -98,6 +98,14 @@ def test_a_shape_beyond_all_memory(npz_file):
     assert "damaged or no" in refused(npz_file)
 
 
+@pytest.mark.parametrize("shape", ["('8',)", "(99999999999999999999999,)", "(-2, -4)", "(8.0,)", "(" * 9000])
+def test_a_header_that_is_no_shape(shape, npz_file):
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    with zipfile.ZipFile(npz_file, "a") as archive:
+        archive.writestr("wrong.npy", b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header + bytes(32))
+    assert "damaged or no" in refused(npz_file)
+
+
 class Code:
     """Unpickling it leaves a file behind."""
 
@@ -201,7 +209,7 @@ def test_folders_without_weights(tmp_path):
     assert "2 .safetensors files; name one of them, such as a.safetensors" in refused(folder)
 
 
-@pytest.mark.parametrize("content", ['{"num_attention_heads": 2', "[1]", "", "\x00\xff"])
+@pytest.mark.parametrize("content", ['{"num_attention_heads": 2', "[1]", "", "\x00\xff", '{"a":' * 200_000])
 @pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json", files.INDEX])
 def test_damaged_documents(name, content, tmp_path):
     save_weights(small_weights(gelu="exact"), tmp_path / "x", "huggingface")

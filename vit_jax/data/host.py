@@ -15,6 +15,9 @@ from vit_jax.data.resize import ANTIALIASED, centre_cropped, grown_to, resized
 
 CROPS = ("none", "center", "pad", "random", "inception", "random_resized")
 
+ELONGATED = 16
+"""How many times as long as the view a resized image may be before it is only resized where it is seen."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Affine:
@@ -149,9 +152,22 @@ class HostTransform:
     def centred(self, image: Pixels | JpegFile) -> UInt8[np.ndarray, "h2 w2 3"]:
         """Returns the evaluation view of an opened image."""
         grown = self.size if self.resize is None else grown_to(image.shape, self.resize, self.size)
+        if max(grown) > ELONGATED * max(self.size):
+            return self.middle(image, grown)
         # Shrinking while decoding is not the filter that was asked for: leave that filter at least half of the work.
         pixels, inside = image.region(whole(image), (2 * grown[0], 2 * grown[1]))
         return centre_cropped(resized(pixels, grown, self.interpolation, self.antialias, inside), self.size)
+
+    def middle(self, image: Pixels | JpegFile, grown: tuple[int, int]) -> UInt8[np.ndarray, "h2 w2 3"]:
+        """Returns what `centred` does, without the parts of the resized image that the crop takes away: of an image of
+        1x100,000 pixels it would have 20 GB.
+        """
+        pixels, (left, top, right, bottom) = image.region(whole(image), (2 * grown[0], 2 * grown[1]))
+        y, x = (round((have - want) / 2) for have, want in zip(grown, self.size, strict=True))
+        high, wide = (bottom - top) / grown[0], (right - left) / grown[1]  # of a pixel of the resized image
+        box = left + x * wide, top + y * high, left + (x + self.size[1]) * wide, top + (y + self.size[0]) * high
+        antialias = self.antialias or wide < 1  # where pixels grow the filters are alike, and need parts of a pixel
+        return resized(pixels, self.size, self.interpolation, antialias, box)
 
 
 def whole(image: Pixels | JpegFile) -> crops.Corners:

@@ -1,13 +1,18 @@
 """What an image goes through before a model sees it in evaluation; it travels with the weights."""
 
 import dataclasses
+from numbers import Integral, Real
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
 from vit_jax.data.host import HostTransform
+from vit_jax.errors import UserError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+MAX_SIDE = 2**15
+"""Pixels; no image that a model sees is higher or wider."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +33,15 @@ class Preprocessing:
     antialias: bool = True
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+
+    def __post_init__(self):
+        """Raises a `UserError` where a size, the mean or the deviation cannot be that of any images."""
+        if len(self.size) != 2 or not all(isinstance(side, Integral) and 1 <= side <= MAX_SIDE for side in self.size):
+            raise UserError(f"an image size must be two whole numbers from 1 to {MAX_SIDE}, not {self.size!r}")
+        for name, numbers in (("mean", self.mean), ("std", self.std)):
+            real = len(numbers) == 3 and all(isinstance(number, Real) and abs(number) < 1e6 for number in numbers)
+            if not real or (name == "std" and not all(numbers)):
+                raise UserError(f"{name} must be a number for each of the channels red, green, blue, not {numbers!r}")
 
     def transform(self) -> HostTransform:
         """Returns the resize and the crop.

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from vit_jax.data.preprocessing import Preprocessing
-from vit_jax.errors import UserError
+from vit_jax.errors import UserError, named
 from vit_jax.explanation.attention import attention_maps
 from vit_jax.inference.exported import ExportedModel, load_exported
 from vit_jax.inference.picture_model import PictureModel
@@ -39,10 +39,21 @@ def load_model(
     Raises:
       UserError: the checkpoint cannot be read, or does not fit the overrides.
     """
-    size = (image_size, image_size) if isinstance(image_size, int) else image_size
     folder = bundle_folder(pathlib.Path(checkpoint).expanduser())
     if folder is not None and (bundle := read_bundle(folder)).format in PROGRAMS:
-        return load_exported(folder, bundle, size, overrides)
+        return load_exported(folder, bundle, _sides(image_size), overrides)
+    return load_with_weights(checkpoint, image_size, **overrides)
+
+
+def load_with_weights(
+    checkpoint: str | pathlib.Path, image_size: tuple[int, int] | int | None = None, **overrides
+) -> "LoadedModel":
+    """Returns what `load_model` does, of a CHECKPOINT that holds weights.
+
+    Raises:
+      UserError: the checkpoint cannot be read, holds no weights, or does not fit the overrides.
+    """
+    size = _sides(image_size)
     read = functools.partial(load_weights, str(checkpoint), **overrides)
     try:
         weights = read()
@@ -79,7 +90,7 @@ class LoadedModel(PictureModel):
           read_for: reads the weights again, as trained at a given size, where nothing told that size.
         """
         self.read_for = read_for
-        self.loss: str = getattr(weights, "loss", "softmax")
+        self.loss: str = weights.loss
         self.class_names: list[str] | None = weights.class_names
         self.preprocessing: Preprocessing = weights.preprocessing
         self._take(weights, image_size)
@@ -101,7 +112,7 @@ class LoadedModel(PictureModel):
         """Number of classes, 0 where there is no classifier."""
         return self.module.num_classes
 
-    def as_seen(self) -> Weights:
+    def weights_in_use(self) -> Weights:
         """Returns the weights for the image size of the preprocessing, as they are used: positions resized to it.
 
         Raises:
@@ -119,14 +130,15 @@ class LoadedModel(PictureModel):
         Raises:
           UserError: the model takes no images of that size.
         """
-        if _fits(self.weights, size):
-            return self.weights.variables
 
         def initial():
             image = jnp.zeros((1, *size, 3))
             return flat(jax.device_get(jax.jit(self.module.init)(jax.random.key(0), image))["params"])
 
-        params, _ = fit(self.weights, self.module, tuple(size), initial, Surgery())
+        with named(self.source):
+            if _fits(self.weights, size):
+                return self.weights.variables
+            params, _ = fit(self.weights, self.module, tuple(size), initial, Surgery())
         return {"params": flax.traverse_util.unflatten_dict(params, sep="/")}
 
     def logits(self, x: Float[Array, "batch height width 3"]) -> Float[np.ndarray, "batch classes"]:
@@ -170,10 +182,13 @@ class LoadedModel(PictureModel):
         return jax.device_get(self._apply(variables, jnp.asarray(x), **options))
 
 
+def _sides(image_size: tuple[int, int] | int | None) -> tuple[int, int] | None:
+    return (image_size, image_size) if isinstance(image_size, int) else image_size
+
+
 def _fits(weights: Weights, size: tuple[int, int]) -> bool:
     """Returns whether weights fit images of a size as they are."""
     if weights.image_size is not None:
         return tuple(weights.image_size) == tuple(size)
     shapes = parameter_shapes(weights.module, tuple(size))
     return all(weights.params[name].shape == shape for name, shape in shapes.items())
-

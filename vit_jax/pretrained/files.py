@@ -3,13 +3,11 @@
 import contextlib
 import json
 import pathlib
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 
 import ml_dtypes
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from vit_jax.errors import UserError, explained_writes
@@ -19,9 +17,6 @@ PICKLED = b"\x80"
 PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".tar")
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-
-DAMAGE = (OSError, EOFError, zipfile.BadZipFile, zlib.error, ValueError, KeyError, RuntimeError, MemoryError)
-"""What zipfile and NumPy raise for damaged files: a wrong bit may ask for an unknown compression, or for all memory."""
 
 
 def read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -36,7 +31,9 @@ def read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
             raise UserError(f"{path} holds a single array, not weights by name")
         with stored:
             return {name: _typed(stored[name], name, path) for name in stored.files}
-    except DAMAGE as error:
+    except UserError:
+        raise
+    except Exception as error:  # of damaged files zipfile, its decompressors and NumPy raise what they like
         if "Object arrays" in str(error) or begins(path, PICKLED):  # NumPy calls pickled whatever it does not know
             raise UserError(f"{path} holds pickled objects, which could run any code; it is not read") from error
         raise UserError(f"{path} is damaged or no .npz file ({_first_line(error)}); fetch it again") from error
@@ -51,7 +48,9 @@ def read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         with safe_open(path, framework="numpy") as stored:
             return {name: _typed(stored.get_tensor(name), name, path) for name in stored.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+    except UserError:
+        raise
+    except Exception as error:
         raise UserError(f"{path} is damaged or no safetensors file ({_first_line(error)}); fetch it again") from error
 
 
@@ -127,7 +126,7 @@ def read_json(path: pathlib.Path) -> dict[str, object]:
         return {}
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError, MemoryError) as error:
         raise UserError(f"{path} is damaged: {error}") from error
     if not isinstance(value, dict):
         raise UserError(f"{path} holds no JSON object")
@@ -170,7 +169,10 @@ def write_folder(
     with explained_writes(str(folder)):
         folder.mkdir(parents=True, exist_ok=True)
         part = folder / ".model.safetensors.part"
+        part.touch()
+        mode = part.stat().st_mode
         save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, part, {"format": "pt"})
+        part.chmod(mode)  # safetensors writes for the owner's eyes only
         part.replace(folder / WEIGHTS)
         for name, document in documents.items():
             write_text(folder / name, json.dumps(document, indent=2, ensure_ascii=False) + "\n")

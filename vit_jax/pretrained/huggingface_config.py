@@ -37,8 +37,10 @@ def stated_fields(
     heads = overrides.get("heads") or config.get("num_attention_heads") or HEADS.get(width)
     if heads is None:
         raise UserError(f"no config.json beside the file tells the number of heads of its {width} channels: heads=N")
-    epsilon = config.get("layer_norm_eps", 1e-6 if dino else 1e-12)
-    return {"heads": int(heads), "gelu": GELU[activation], "norm_epsilon": float(epsilon)}
+    epsilon = float(config.get("layer_norm_eps", 1e-6 if dino else 1e-12))
+    if not 0 <= epsilon < 1:
+        raise UserError(f"config.json: layer_norm_eps must be a small number from 0 up, not {epsilon}")
+    return {"heads": int(heads), "gelu": GELU[activation], "norm_epsilon": epsilon}
 
 
 @understood("config.json")

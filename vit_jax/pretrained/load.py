@@ -6,8 +6,9 @@ import pathlib
 import numpy as np
 
 from vit_jax.data.imagenet import imagenet_classes
-from vit_jax.errors import UserError
+from vit_jax.errors import UserError, named
 from vit_jax.pretrained import big_vision, files, google, huggingface, own, timm
+from vit_jax.pretrained.bundle import LABELS, PROGRAMS, bundle_folder, read_bundle
 from vit_jax.pretrained.catalogue import Published
 from vit_jax.pretrained.locate import locate
 from vit_jax.pretrained.weights import Weights
@@ -22,8 +23,8 @@ def load_weights(checkpoint: str, image_size: tuple[int, int] | None = None, **o
 
     Args:
       checkpoint: a workdir (its newest checkpoint; `WORKDIR:best` its best), a step folder, a Google or big_vision
-        `.npz`, a timm or Hugging Face `.safetensors` file or folder, a `gs://` or `https://` address of one, a Hugging
-        Face hub id, or a short name.
+        `.npz`, a timm or Hugging Face `.safetensors` file or folder, a bundle of weights that `vit_jax.export` wrote,
+        a `gs://` or `https://` address of a file, a Hugging Face hub id, or a short name.
       image_size: height and width that the weights were trained at, where the file cannot tell.
       overrides: model fields that the file cannot tell, such as `heads=3`.
 
@@ -36,11 +37,8 @@ def load_weights(checkpoint: str, image_size: tuple[int, int] | None = None, **o
     located = locate(checkpoint.removesuffix(BEST))
     published = located.published
     fields = {**(published.fields if published else {}), **overrides}
-    try:
+    with named(str(located.path)):
         weights = read(located.path, best, image_size, fields)
-    except UserError as error:
-        where = str(located.path)
-        raise error if where in str(error) else UserError(f"{where}: {error}") from error
     return described(weights, published) if published else weights
 
 
@@ -58,6 +56,28 @@ def read(path: pathlib.Path, best: bool, image_size: tuple[int, int] | None, fie
     Raises:
       UserError: it is damaged, or of no kind known here.
     """
+    folder = bundle_folder(path)
+    if folder is None:
+        return unbundled(path, best, image_size, fields)
+    bundle = read_bundle(folder)
+    if bundle.format in PROGRAMS:
+        raise UserError(
+            f"{folder} holds a compiled program, whose weights cannot be taken out; load_model and vit_jax.predict run "
+            "it; for weights export with --format=safetensors, npz or vit_jax"
+        )
+    weights = unbundled(path, best, image_size or bundle.preprocessing.size, fields)
+    if bundle.class_names is not None and len(bundle.class_names) != weights.classes:
+        raise UserError(f"{folder / LABELS} has {len(bundle.class_names)} names for {weights.classes} classes")
+    return dataclasses.replace(
+        weights,
+        preprocessing=bundle.preprocessing,
+        class_names=bundle.class_names,
+        position_resize=bundle.position_resize,
+    )
+
+
+def unbundled(path: pathlib.Path, best: bool, image_size: tuple[int, int] | None, fields: dict[str, object]) -> Weights:
+    """Returns what `read` does, whatever documents of a bundle lie beside."""
     source = str(path)
     if path.is_dir() and (own.is_workdir(path) or own.is_step(path)):
         return own.read_weights(path, best, **fields)

@@ -102,7 +102,8 @@ def described_by(facts: dict, params: dict[str, np.ndarray]) -> Weights:
     seen["resize"] = seen.get("resize") or None
     seen = Preprocessing(size or (224, 224), **seen)
     resize = facts.get("position_resize", "linear")
-    return make_weights(name, fields, params, size, seen, "this run", facts["class_names"], resize)
+    weights = make_weights(name, fields, params, size, seen, "this run", facts["class_names"], resize)
+    return dataclasses.replace(weights, loss=config.get("train.loss") or weights.loss)
 
 
 @contextlib.contextmanager
@@ -151,7 +152,7 @@ def write_weights(weights: Weights, folder: pathlib.Path) -> None:
     seen = weights.preprocessing
     fields = {**weights.fields, "num_classes": weights.classes}
     config = {"model.name": weights.name, **{f"model.{key}": value for key, value in fields.items()}}
-    config |= {key: getattr(seen, field) for key, field in SEEN.items()}
+    config |= {key: getattr(seen, field) for key, field in SEEN.items()} | {"train.loss": weights.loss}
     facts = {
         "position": 0,
         "config": config,

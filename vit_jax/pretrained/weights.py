@@ -40,6 +40,7 @@ class Weights:
       source: where they come from, for messages.
       unused: what the file holds beside them, each with the reason why it is not used.
       notes: what else a person should know, such as what was assumed.
+      loss: what makes probabilities of their logits: `softmax`, or `sigmoid` where they were trained with that.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Weights:
     position_resize: str = "linear"
     unused: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    loss: str = "softmax"
 
     @functools.cached_property
     def module(self) -> nn.Module:

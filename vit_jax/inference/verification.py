@@ -1,0 +1,111 @@
+"""Whether a written bundle gives the answers of the model that it was made of."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from vit_jax.inference.exported import ExportedModel
+from vit_jax.inference.model import LoadedModel
+from vit_jax.inference.picture_model import BATCH, Picture, probabilities
+
+TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}
+"""The largest difference that is allowed, as a share of the range of the outputs. Float32 differs by rounding only, by
+1e-6 as a rule; bfloat16, with its 8 bits, by 4e-3 (ViT-S/16, random weights, measured on a CPU).
+"""
+
+BATCHES = (1, 3)
+"""Sizes of the first batches that a program is given, as it must take any."""
+
+WINDOWS = ((1.0, 0.5, 0.5), (0.7, 0.2, 0.3), (0.7, 0.8, 0.7), *((0.45, x, y) for x in (0.1, 0.9) for y in (0.1, 0.9)))
+WINDOWS += ((0.25, 0.5, 0.6),)
+"""Parts of a photograph: share of its sides, and where between the left and right, top and bottom ends it lies."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Verification:
+    """What running a bundle has shown.
+
+    Attributes:
+      max_abs_difference: the largest between its outputs and the live model's, which computes in float32.
+      tolerance: that `max_abs_difference` may not exceed.
+      output_range: the largest output of the live model less the smallest.
+      images: how many were looked at.
+      top1_agreement: share of the images of which both say the same class; None without classes.
+      batches: the numbers of images that went through the file at once.
+    """
+
+    max_abs_difference: float
+    tolerance: float
+    output_range: float
+    images: int
+    top1_agreement: float | None
+    batches: list[int]
+
+    @property
+    def passed(self) -> bool:
+        """Whether the difference is a number within the tolerance."""
+        return self.max_abs_difference <= self.tolerance
+
+
+def verify(
+    live: LoadedModel, bundled: LoadedModel | ExportedModel, dtype: str, pictures: Sequence[Picture]
+) -> Verification:
+    """Returns how the answers of a bundle differ from those of the live model.
+
+    A program is given batches of 1, 3 and up to 28 images, then of 32 as the live model.
+
+    Args:
+      dtype: in which the bundle computes.
+    """
+    program = isinstance(bundled, ExportedModel)
+    expected, found, sizes = [], [], []
+    with jax.default_matmul_precision("highest"):
+        for first in range(0, len(pictures), BATCH):
+            views = np.stack([live.view(picture) for picture in pictures[first : first + BATCH]])
+            expected.append(_expected(live, views, bundled.bundle.output if program else "logits"))
+            parts = np.split(views, np.cumsum(BATCHES)) if program and not first else [views]
+            parts = [part for part in parts if len(part)]
+            answer = bundled.outputs if program else bundled.logits
+            found += [answer(bundled.preprocessing.normalised(part)) for part in parts]
+            sizes += map(len, parts)
+    return compared(np.concatenate(expected), np.concatenate(found), TOLERANCE[dtype], bool(live.num_classes), sizes)
+
+
+def compared(
+    expected: Float[np.ndarray, "images outputs"],
+    found: Float[np.ndarray, "images outputs"],
+    share: float,
+    classes: bool,
+    batches: list[int],
+) -> Verification:
+    """Returns what two sets of outputs differ by.
+
+    Args:
+      share: of the range of the expected outputs, that is tolerated.
+      classes: whether the outputs are those of classes.
+    """
+    extent = float(np.ptp(expected))
+    same = float(np.mean(expected.argmax(-1) == found.argmax(-1))) if classes else None
+    difference = float(np.abs(found.astype(np.float64) - expected).max())
+    return Verification(difference, share * extent, extent, len(expected), same, sorted(set(batches)))
+
+
+def photographs() -> list[UInt8[np.ndarray, "height width 3"]]:
+    """Returns parts of the two photographs that come with scikit-learn, of several sizes."""
+    from sklearn.datasets import load_sample_images
+
+    parts = []
+    for photograph in load_sample_images().images:
+        for share, x, y in WINDOWS:
+            height, width = (round(share * side) for side in photograph.shape[:2])
+            top, left = round(y * (photograph.shape[0] - height)), round(x * (photograph.shape[1] - width))
+            parts.append(np.ascontiguousarray(photograph[top : top + height, left : left + width]))
+    return parts
+
+
+def _expected(live: LoadedModel, views: UInt8[np.ndarray, "b h w 3"], output: str) -> np.ndarray:
+    logits = live.logits(live.preprocessing.normalised(views))
+    return probabilities(logits, live.loss) if output == "probabilities" else logits
