@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.pretrained.examples import arrays_of, npz, same_params, small_weights, torch_folder
-from vit_jax.convert import main, value_of
+from vit_jax.convert import main
 from vit_jax.pretrained.load import load_weights
 
 
@@ -138,11 +138,3 @@ def test_what_other_libraries_find(google, tmp_path, capsys):
     np.testing.assert_array_equal(timm["blocks.1.attn.qkv.weight"][:16], query)
     np.testing.assert_array_equal(hf["vit.encoder.layer.1.attention.attention.query.weight"], query)
     np.testing.assert_array_equal(timm["patch_embed.proj.weight"][:, 2, 1, 3], ours["patch_embed/kernel"][1, 3, 2])
-
-
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [("3", 3), ("0.5", 0.5), ("None", None), ("True", True), ("tanh", "tanh"), ("(4, 2)", (4, 2)), ("a b", "a b")],
-)
-def test_values_of_a_command_line(text, value):
-    assert value_of(text) == value

@@ -1,6 +1,7 @@
 """What all commands share: their parser, `--config.KEY=VALUE`, and how a person's mistake ends."""
 
 import argparse
+import ast
 import sys
 from collections.abc import Callable
 
@@ -8,10 +9,25 @@ from vit_jax.errors import UserError
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose complaints are those of the other mistakes: one line, status 1."""
+    """An argument parser whose complaints are those of the other mistakes: one line, status 1.
+
+    `--image-size` and `--image_size` are the same flag.
+    """
+
+    def parse_known_args(self, args=None, namespace=None):
+        """Parses with every flag spelt as it was declared."""
+        declared = {name.replace("-", "_"): name for name in self._option_string_actions}
+        words = list(sys.argv[1:] if args is None else args)
+        flags = words.index("--") if "--" in words else len(words)  # what comes after it are files
+        return super().parse_known_args([_spelt(word, declared) for word in words[:flags]] + words[flags:], namespace)
 
     def error(self, message: str):
         raise UserError(f"{message}; see --help")
+
+
+def _spelt(word: str, declared: dict[str, str]) -> str:
+    name, equals, value = word.partition("=")
+    return declared.get(name.replace("-", "_"), name) + equals + value if name.startswith("--") else word
 
 
 def size_of(text: str) -> tuple[int, int]:
@@ -45,6 +61,18 @@ def split_overrides(arguments: list[str], prefix: str = "--config.") -> tuple[li
                 raise UserError(f"{word} lacks its value; write {word}=VALUE")
         overrides.append((key, value))
     return rest, overrides
+
+
+def model_fields(overrides: list[tuple[str, str]]) -> dict[str, object]:
+    """Returns the fields that `--model.FIELD=VALUE` set: numbers, bools, None, or the text itself."""
+    return {key: _value_of(text) for key, text in overrides}
+
+
+def _value_of(text: str) -> object:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return text
 
 
 def configured(file: str, overrides: list[tuple[str, str]]):

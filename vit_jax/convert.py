@@ -1,10 +1,9 @@
 """Weights from one ecosystem's format to another's: python -m vit_jax.convert IN OUT --to=FORMAT."""
 
-import ast
 import pathlib
 import sys
 
-from vit_jax.command import Parser, exit_status, size_of, split_overrides
+from vit_jax.command import Parser, exit_status, model_fields, size_of, split_overrides
 
 
 def run(arguments: list[str]) -> None:
@@ -25,7 +24,7 @@ def run(arguments: list[str]) -> None:
     parser.add_argument("--model.FIELD", dest="_", metavar="VALUE", help="what the file does not tell: --model.heads=3")
     rest, overrides = split_overrides(arguments, "--model.")
     flags = parser.parse_args(rest)
-    weights = load_weights(flags.checkpoint, flags.image_size, **{key: value_of(text) for key, text in overrides})
+    weights = load_weights(flags.checkpoint, flags.image_size, **model_fields(overrides))
     notes = save_weights(weights, flags.out, flags.to)
     size = "" if weights.image_size is None else f", {weights.image_size[0]}x{weights.image_size[1]} pixels"
     count = sum(array.size for array in weights.params.values())
@@ -35,14 +34,6 @@ def run(arguments: list[str]) -> None:
     for line in (*weights.notes, *notes):
         print(f"  note: {line}")
     print(f"written: {flags.out} ({flags.to})")
-
-
-def value_of(text: str) -> object:
-    """Returns what a command line's value stands for: a number, a bool, None, or the text itself."""
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return text
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -55,7 +55,7 @@ def explained_writes(what: str) -> Iterator[None]:
     except Exception as error:
         if reason := _why_not_written(error):
             raise UserError(
-                f"cannot write {what}: {reason}; what was saved before is intact; the same command continues"
+                f"cannot write {what}: {reason}; what was saved before is intact; mend that, and give the command again"
             ) from error
         raise
 

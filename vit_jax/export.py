@@ -4,8 +4,7 @@ import argparse
 import pathlib
 import sys
 
-from vit_jax.command import Parser, exit_status, size_of, split_overrides
-from vit_jax.convert import value_of
+from vit_jax.command import Parser, exit_status, model_fields, size_of, split_overrides
 from vit_jax.errors import UserError
 from vit_jax.process import use_huge_pages
 
@@ -35,7 +34,7 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, object]]:
     parser.add_argument("--model.FIELD", dest="_", metavar="VALUE", help="what the file does not tell: --model.heads=3")
     rest, overrides = split_overrides(arguments, "--model.")
     flags = parser.parse_args(rest)
-    fields = {key: value_of(text) for key, text in overrides}
+    fields = model_fields(overrides)
     if "dtype" in fields:
         raise UserError("the type of a bundle is given by --dtype, not by --model.dtype")
     if "://" in str(flags.out) or str(flags.out).startswith("gs:/"):

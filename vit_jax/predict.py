@@ -6,8 +6,7 @@ import os
 import pathlib
 import sys
 
-from vit_jax.command import Parser, exit_status, size_of, split_overrides
-from vit_jax.convert import value_of
+from vit_jax.command import Parser, exit_status, model_fields, size_of, split_overrides
 from vit_jax.errors import UserError
 from vit_jax.process import use_huge_pages
 
@@ -39,7 +38,7 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, object]]:
         if word.startswith("-") and os.path.exists(word):
             raise UserError(f"{word} is a file, but begins as a flag does; write ./{word}")
     flags = parser.parse_intermixed_args(rest)
-    fields = {key: value_of(text) for key, text in overrides}
+    fields = model_fields(overrides)
     if flags.dtype and fields.setdefault("dtype", flags.dtype) != flags.dtype:
         raise UserError(f"--dtype={flags.dtype} and --model.dtype={fields['dtype']} contradict each other")
     return flags, fields
