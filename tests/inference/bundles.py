@@ -39,6 +39,12 @@ def bundle(folder: pathlib.Path, kind: str, weights: Weights | None = None, coun
     return folder, live
 
 
+def assert_close(actual, expected, share=1e-5):
+    """Asserts that outputs differ by no more than a share of their range."""
+    assert actual.shape == expected.shape
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=share * np.ptp(expected))
+
+
 def run_alone(code: str, folder: pathlib.Path, site: pathlib.Path, *packages: str) -> str:
     """Returns what code prints that runs in a folder, in a Python that finds those packages alone.
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tests.inference.bundles import bundle, pictures
+from tests.inference.bundles import assert_close, bundle, pictures
 from tests.pretrained.examples import same_params, small_weights
 from vit_jax.data.preprocessing import Preprocessing
 from vit_jax.errors import UserError
@@ -51,11 +51,6 @@ def refused(folder, **overrides) -> str:
         load_model(folder, **overrides)
     assert "\n" not in str(error.value)
     return str(error.value)
-
-
-def assert_close(actual, expected, share=1e-5):
-    assert actual.shape == expected.shape
-    np.testing.assert_allclose(actual, expected, rtol=0, atol=share * np.ptp(expected))
 
 
 # Programs

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.inference.bundles import bundle, code_of, pictures, run_alone
+from tests.inference.bundles import assert_close, bundle, code_of, pictures, run_alone
 from tests.pretrained.examples import small_weights
 from vit_jax.errors import UserError
 from vit_jax.inference import onnx as format
@@ -22,11 +22,6 @@ PICTURES = pictures(5)
 def program(tmp_path_factory):
     """An ONNX bundle and the live model."""
     return bundle(tmp_path_factory.mktemp("bundle") / "onnx", "onnx", count=7)
-
-
-def assert_close(actual, expected, share=1e-5):
-    assert actual.shape == expected.shape
-    np.testing.assert_allclose(actual, expected, rtol=0, atol=share * np.ptp(expected))
 
 
 def test_it_is_the_model_for_any_batch(program):

@@ -56,7 +56,7 @@ class PictureModel(abc.ABC):
         """
         if not self.num_classes:
             raise UserError(f"{self.source} has no classifier; embed(images) gives its vectors")
-        return probabilities(self._in_batches(images, self.logits), self.loss)
+        return np.asarray(probabilities(self._in_batches(images, self.logits), self.loss))
 
     def embed(self, images: Picture | Sequence[Picture]) -> Float[np.ndarray, "images width"]:
         """Returns the pooled vectors before the head of pictures: paths, PIL images or uint8 arrays, of any size.
@@ -98,9 +98,9 @@ class PictureModel(abc.ABC):
         return np.concatenate(parts)
 
 
-def probabilities(logits: Float[Array, "batch classes"], loss: str) -> Float[np.ndarray, "batch classes"]:
+def probabilities(logits: Float[Array, "batch classes"], loss: str) -> Float[Array, "batch classes"]:
     """Returns the class probabilities of logits: their softmax, or their sigmoid where the training's loss was that."""
-    return np.asarray(jax.nn.sigmoid(logits) if loss == "sigmoid" else jax.nn.softmax(logits, axis=-1))
+    return jax.nn.sigmoid(logits) if loss == "sigmoid" else jax.nn.softmax(logits, axis=-1)
 
 
 def _listed(images: Picture | Sequence[Picture]) -> Sequence[Picture]:

@@ -64,7 +64,7 @@ def answers(
         return (call(x) + call(x[:, :, ::-1])) / 2 if flip else call(x)
 
     def judged(x: np.ndarray) -> np.ndarray:
-        return probabilities(model.logits(x), model.loss)
+        return np.asarray(probabilities(model.logits(x), model.loss))
 
     size = min(batch_size, len(files))
     with contextlib.closing(_views(model.view, files, BATCHES_AHEAD * size, unreadable)) as views:

@@ -13,6 +13,8 @@ import ml_dtypes
 import numpy as np
 from jaxtyping import Array
 
+from vit_jax.inference.picture_model import probabilities
+
 
 @dataclasses.dataclass(frozen=True)
 class Program:
@@ -46,9 +48,7 @@ class Program:
             images = (images.astype(jnp.float32) / 255 - mean) / std
         variables = {"params": flax.traverse_util.unflatten_dict(dict(params), sep="/")}
         outputs = self.module.apply(variables, images).astype(jnp.float32)
-        if self.output != "probabilities":
-            return outputs
-        return jax.nn.sigmoid(outputs) if self.loss == "sigmoid" else jax.nn.softmax(outputs, axis=-1)
+        return probabilities(outputs, self.loss) if self.output == "probabilities" else outputs
 
     def images(self, batch: int | str) -> jax.ShapeDtypeStruct:
         """Returns the shape and type of the images, of a batch of so many or of any number by that name."""

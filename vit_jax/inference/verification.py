@@ -108,4 +108,4 @@ def photographs() -> list[UInt8[np.ndarray, "height width 3"]]:
 
 def _expected(live: LoadedModel, views: UInt8[np.ndarray, "b h w 3"], output: str) -> np.ndarray:
     logits = live.logits(live.preprocessing.normalised(views))
-    return probabilities(logits, live.loss) if output == "probabilities" else logits
+    return np.asarray(probabilities(logits, live.loss)) if output == "probabilities" else logits

@@ -34,16 +34,19 @@ def matmul(a: Array, b: Array, batch: int = 0, transpose: bool = False) -> Float
     return jax.lax.dot_general(a, b, (contracted, (axes, axes)), preferred_element_type=jnp.float32)
 
 
+def matmul_first(a: Array, b: Array, batch: int = 0) -> Float[Array, "..."]:
+    """Returns aᵀ·b over `batch` leading axes, in float32."""
+    axes = tuple(range(batch))
+    return jax.lax.dot_general(a, b, (((batch,), (batch,)), (axes, axes)), preferred_element_type=jnp.float32)
+
+
 def over_rows(x: Float[Array, "rows inputs"], gradient: Float[Array, "rows outputs"]) -> Float[Array, "inputs outputs"]:
     """Returns xᵀ·gradient in float32, in the form that the platform likes."""
-
-    def first_axes(x, gradient):
-        return jax.lax.dot_general(x, gradient, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
 
     def last_axis(x, gradient):
         return matmul(features_first(x), gradient)
 
-    return liked(x.dtype, last_axis, first_axes)(x, gradient)
+    return liked(x.dtype, last_axis, matmul_first)(x, gradient)
 
 
 def liked(dtype: DTypeLike, last_axis: Callable, first_axes: Callable) -> Callable:
@@ -203,8 +206,7 @@ def _over_queries(query, gradient, total, over_total, to_scores, exponentials):
     """Returns the gradients by key and value, dSᵀQ and EᵀG."""
 
     def over_queries(a, b):
-        product = jax.lax.dot_general(a, b, (((1,), (1,)), ((0,), (0,))), preferred_element_type=jnp.float32)
-        return _join_heads(product.astype(b.dtype), query.shape)
+        return _join_heads(matmul_first(a, b, batch=1).astype(b.dtype), query.shape)
 
     return over_queries(to_scores, _split_heads(query)), over_queries(exponentials, over_total)
 
