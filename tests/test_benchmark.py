@@ -6,6 +6,7 @@ import pathlib
 import pytest
 from PIL import Image
 
+from tests.pretrained.examples import arrays_of, npz, small_weights
 from vit_jax.benchmark import main
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -153,6 +154,38 @@ def test_one_case_without_memory_does_not_end_the_others(capsys, monkeypatch):
     assert "%" in rows["vit_jax float32"]
 
 
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A file of weights that lacks what they need to be run (heads)."""
+    return npz(tmp_path_factory.mktemp("weights"), arrays_of(small_weights(), "google", tmp_path_factory.mktemp("a")))
+
+
+@pytest.mark.usefixtures("small_products")
+def test_a_checkpoint_as_json_and_as_a_table(capsys, weights, tmp_path):
+    flags = ["--mode=infer", f"--checkpoint={weights}", "--config.model.heads=2", "--repeats=2", "--seconds=0"]
+    more = ["--batch_size=1,3", "--image-size=8", f"--plot={tmp_path / 'x.png'}", f"--profile={tmp_path / 'traces'}"]
+    assert main([*flags, *more, "--json", "--peak_tflops=2"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["devices"] == 1  # of eight: a loaded model is on one
+    assert [case["name"] for case in found["cases"]] == ["vit_jax batch_size=1", "vit_jax batch_size=3"]
+    for case, images in zip(found["cases"], (1, 3), strict=True):
+        assert case["settings"] == {"checkpoint": str(weights), "batch_size": str(images), "image_size": "8"}
+        speeds = [images / sample * 1e3 for sample in case["samples_milliseconds"]]
+        assert case["images_per_second"] == pytest.approx(sum(speeds) / 2)
+        assert 0 < case["milliseconds_p50"] <= case["milliseconds_p95"]
+        assert case["file_megabytes"] == weights.stat().st_size / 1e6
+        assert case["load_seconds"] > 0
+        assert case["mfu"] == pytest.approx(case["model_tflops"] / found["matmul_tflops"]["float32"])
+        assert case["mfu_of_peak"] == pytest.approx(case["model_tflops"] / 2)
+        assert list((tmp_path / "traces" / f"vit_jax-batch_size={images}").rglob("*.xplane.pb"))
+    assert Image.open(tmp_path / "x.png").format == "PNG"
+    assert main(flags) == 0
+    _, _, headings, row = capsys.readouterr().out.splitlines()[:4]
+    for heading in ("images/s", "p50 ms", "p95 ms", "load s", "file MB", "GFLOP/image", "MFU", "memory MiB"):
+        assert heading in headings
+    assert row.startswith("vit_jax ")
+
+
 def test_memory_table_and_json(capsys, monkeypatch):
     """The compilations themselves are those of tests/measurement/test_memory.py."""
     monkeypatch.setattr("vit_jax.measurement.largest.step_bytes", lambda case, size, device: 2**20 * (10 + size))
@@ -200,6 +233,12 @@ def test_memory_table_and_json(capsys, monkeypatch):
         (["--mode=memory", "--memory=lots"], "--memory must be a size such as 16GiB"),
         (["--mode=memory", "--memory=1GiB", "--batch_size=8"], "--batch_size is not of --mode=memory"),
         ([*DIGITS, "--dtype=bfloat16"], "--dtype is not of --mode=data"),
+        (["--mode=train", "--checkpoint=x"], "--checkpoint is not of --mode=train"),
+        (["--mode=infer", "--checkpoint=nowhere.npz"], "nowhere.npz"),
+        (["--mode=infer", "--checkpoint="], "--checkpoint= has an empty value"),
+        (["--mode=infer", "--checkpoint=x", "--config=y.py"], "so it does not go with --config"),
+        (["--mode=infer", "--checkpoint=x", "--against=linen"], "so it does not go with --against"),
+        (["--mode=infer", "--checkpoint=x", "--depth=2"], "--depth and --checkpoint do not go together"),
     ],
 )
 def test_mistakes_of_the_other_modes_are_one_line(capsys, arguments, message):

@@ -352,7 +352,7 @@ def test_json_round_trip():
 
 FREE = [("data.dir", "/x"), ("data.workers", "2"), ("data.eval_split", "validation"), ("train.log_every", "1 steps")]
 FREE += [("model.remat", "full"), ("model.scan_layers", "True"), ("eval.batch_size", "8"), ("eval.every", "1%")]
-FREE += [("checkpoint.keep", "5"), ("mesh.data", "1"), ("mesh.fsdp", "2")]
+FREE += [("checkpoint.keep", "5"), ("mesh.data", "1"), ("mesh.fsdp", "2"), ("model.merge_tokens", "4")]
 
 
 @pytest.mark.parametrize(("key", "text"), FREE)

@@ -13,7 +13,7 @@ from vit_jax.errors import UserError
 from vit_jax.export import FORMATS, main
 from vit_jax.inference.bundle_writer import DTYPES, NAMES
 from vit_jax.inference.model import load_model
-from vit_jax.inference.verification import compared, photographs
+from vit_jax.inference.verification import STRAYS, compared, photographs
 from vit_jax.pretrained.bundle import MODEL_FILES
 from vit_jax.pretrained.save import save_weights
 
@@ -106,6 +106,11 @@ def test_what_was_not_used_is_said(photos, tmp_path, capsys):
         (["--format=npz", "--images", "nowhere.png"], "no such file or folder"),
         (["--format=npz", "--images", __file__], "cannot read"),
         (["--format=safetensors", "--names=huggingface", "--model.gelu=exact", "--model.pool=gap"], "pool='gap'"),
+        (["--format=npz", "--merge-tokens=1"], "--format=npz holds weights only, not merge_tokens=1"),
+        (["--format=safetensors", "--model.merge_tokens=1"], "--format=safetensors holds weights only"),
+        (["--format=stablehlo", "--merge-tokens=many"], "--merge-tokens"),
+        (["--format=stablehlo", "--merge-tokens=-1"], "merge_tokens must be a whole number from 0 up, not -1"),
+        (["--format=stablehlo", "--merge-tokens=1", "--model.merge_tokens=2"], "contradict"),
     ],
 )
 def test_mistakes(arguments, said, checkpoint, tmp_path, capsys):
@@ -124,6 +129,27 @@ def test_a_program_is_not_exported_again(checkpoint, photos, tmp_path, capsys):
     out = tmp_path / "out"
     succeeds(capsys, checkpoint, "--format=stablehlo", f"--out={out}", "--images", photos)
     assert "holds a compiled program" in fails(capsys, out, "--format=onnx", f"--out={tmp_path / 'b'}")
+
+
+@pytest.mark.parametrize("kind", ["stablehlo", "vit_jax"])
+def test_merged_tokens_go_into_the_bundle_and_are_said(kind, checkpoint, photos, tmp_path, capsys):
+    out = tmp_path / "out"
+    given = (f"--format={kind}", f"--out={out}", "--merge_tokens=1", "--images", photos)
+    lines = succeeds(capsys, checkpoint, *given)
+    assert any(line.startswith("  note: each block merges up to 1 tokens") for line in lines)
+    assert "merges up to 1 tokens into others that are like them (token merging" in (out / "README.md").read_text()
+    assert json.loads((out / "verification.json").read_text())["merge_tokens"] == 1
+    bundled, live, plain = load_model(out), load_model(checkpoint, merge_tokens=1), load_model(checkpoint)
+    expected = live.predict(pictures())
+    np.testing.assert_allclose(bundled.predict(pictures()), expected, rtol=1e-4, atol=1e-5)
+    assert np.abs(plain.predict(pictures()) - expected).max() > 1e-3
+    if kind == "stablehlo":
+        with pytest.raises(UserError, match="its merge_tokens cannot be changed"):
+            load_model(out, merge_tokens=0)
+        return
+    np.testing.assert_array_equal(load_model(out, merge_tokens=0).predict(pictures()), plain.predict(pictures()))
+    assert "holds weights only" in fails(capsys, out, "--format=npz", f"--out={tmp_path / 'b'}")
+    succeeds(capsys, out, "--format=npz", f"--out={tmp_path / 'b'}", "--merge-tokens=0", "--images", photos)
 
 
 def test_packages_that_are_not_installed(checkpoint, tmp_path, capsys, monkeypatch):
@@ -163,3 +189,17 @@ def test_compared():
     assert compared(expected, found, 0.5, True, [2]).passed
     assert not compared(expected, found * np.nan, 0.5, True, [2]).passed
     assert compared(expected, expected, 0.0, False, [2]).top1_agreement is None
+    assert (shown.strays, compared(expected, found, 0.5, True, [2]).strays) == (1, 0)
+
+
+def test_a_few_images_may_stray_where_tokens_are_merged():
+    expected = np.random.default_rng(0).normal(size=(16, 3)).astype(np.float32)
+    for strays, passed in ((2, True), (3, False)):
+        found = expected.copy()
+        found[:strays] += 1
+        shown = compared(expected, found, 1e-4, True, [16], STRAYS)
+        assert (shown.strays, shown.passed, shown.max_abs_difference) == (strays, passed, pytest.approx(1))
+        assert not compared(expected, found, 1e-4, True, [16]).passed
+    found = expected.copy()
+    found[0] = np.nan
+    assert not compared(expected, found, 1e-4, True, [16], STRAYS).passed

@@ -177,6 +177,25 @@ def test_image_size_type_and_fields(checkpoint, pictures, capsys):
     assert len(set(answers.values())) == 4
 
 
+def test_merged_tokens(checkpoint, model, pictures, capsys, tmp_path):
+    answers = {}
+    for option in ("--merge-tokens=0", "--merge-tokens=1", "--merge_tokens=1", "--model.merge_tokens=1"):
+        status, out, err = run(capsys, checkpoint, pictures / NAMES[0], "--format=json", "--top=5", option)
+        assert status == 0
+        assert any("each block merges up to 1 tokens" in line for line in err) == (not option.endswith("0"))
+        answers[option] = [(one["label"], one["probability"]) for one in json.loads(out)[0]["classes"]]
+    plain, *merged = (np.array(sorted(one)) for one in answers.values())
+    np.testing.assert_allclose(plain[:, 1], model.predict(pictures / NAMES[0])[0], rtol=1e-4)
+    np.testing.assert_array_equal(merged[0], merged[1])
+    np.testing.assert_array_equal(merged[0], merged[2])
+    expected = load_model(checkpoint, merge_tokens=1).predict(pictures / NAMES[0])[0]
+    np.testing.assert_allclose(merged[0][:, 1], expected, rtol=1e-4)
+    assert np.abs(merged[0] - plain).max() > 1e-4
+    save_weights(small_weights("mixer"), tmp_path / "mixer", "vit_jax")
+    line = refused(capsys, tmp_path / "mixer", pictures, "--merge-tokens=1")
+    assert line.endswith("mixer holds a Mixer, whose tokens cannot be merged; leave merge_tokens out")
+
+
 def test_an_answer_that_is_no_number_is_said(pictures, capsys, tmp_path):
     arrays = arrays_of(small_weights(), "google", tmp_path)
     broken = npz(tmp_path, {**arrays, "head/bias": np.full(5, np.nan, np.float32)})
@@ -198,6 +217,8 @@ def test_an_answer_that_is_no_number_is_said(pictures, capsys, tmp_path):
         (["2.png", "--colour"], "--colour"),
         (["2.png", "--image_size=wide"], "--image_size"),
         (["2.png", "--dtype=float32", "--model.dtype=bfloat16"], "contradict"),
+        (["2.png", "--merge-tokens=1", "--model.merge_tokens=2"], "contradict"),
+        (["2.png", "--merge-tokens=1.5"], "--merge_tokens"),
         (["2.png", "--model.heads"], "lacks its value"),
         (["2.png", "--embeddings=x.csv"], ".npz"),
         (["-2.png"], "write ./-2.png"),

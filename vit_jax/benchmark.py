@@ -1,27 +1,31 @@
-"""Measures speed and memory: python -m vit_jax.benchmark --mode=train|infer|data|memory."""
+"""Measures speed and memory: python -m vit_jax.benchmark --mode=train|infer|data|memory|scale."""
 
 import argparse
-import dataclasses
-import json
 import os
 import pathlib
 import sys
 
-from vit_jax.command import Parser, configured, exit_status, split_overrides
+from vit_jax.command import Parser, exit_status, split_overrides
 from vit_jax.errors import UserError
 from vit_jax.process import use_huge_pages
 
 AXES = ("model", "batch_size", "image_size", "dtype", "remat", "attention", "fused_qkv", "depth", "scan_layers")
 SPEED_FLAGS = (*AXES, "repeats", "seconds", "against", "peak_tflops", "profile", "plot")
+SCALE_FLAGS = ("topology", "batch_per_chip", "mfu", "peak_tflops", "link_gbps", "memory")
 FLAGS = {
     "train": SPEED_FLAGS,
-    "infer": SPEED_FLAGS,
+    "infer": (*SPEED_FLAGS, "checkpoint"),
     "data": ("workers", "repeats", "seconds"),
     "memory": (*(axis for axis in AXES if axis != "batch_size"), "memory", "topology"),
+    "scale": (*(axis for axis in AXES if axis != "batch_size"), *SCALE_FLAGS),
 }
 """The flags of each mode, beside --config, --config.KEY, --json and --debug, which all have."""
 
-DEFAULTS = {"data": {"repeats": 5, "seconds": 3.0, "workers": "0,1,2"}, "memory": {}}
+DEFAULTS = {
+    "data": {"repeats": 5, "seconds": 3.0, "workers": "0,1,2"},
+    "memory": {},
+    "scale": {"batch_per_chip": 32, "mfu": 0.5},
+}
 SPEED_DEFAULTS = {"repeats": 5, "seconds": 1.0, "against": ""}
 
 
@@ -33,10 +37,11 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[tuple[str, str
     """
     parser = Parser(prog="python -m vit_jax.benchmark", description=__doc__, allow_abbrev=False)
     add = parser.add_argument
-    modes = "a training step; a forward pass; the host's pipeline alone; the largest batch that fits"
+    modes = "a training step; a forward pass; the host's pipeline alone; the largest batch that fits; TPU slices"
     add("--mode", choices=list(FLAGS), required=True, help=modes)
     add("--config", metavar="FILE[:ARGUMENT]", help="a config file, and what it takes")
-    several = parser.add_argument_group("of train, infer and memory; commas between values, all combinations are taken")
+    add("--checkpoint", metavar="CHECKPOINT[,…]", help="runs, weights and bundles in place of random weights (infer)")
+    several = parser.add_argument_group("of all but data; commas between values, all combinations are taken")
     for axis in AXES:
         several.add_argument(f"--{axis}", metavar="VALUE[,VALUE…]")
     add("--repeats", type=int, help="measurements, whose median is printed (default: 5)")
@@ -47,8 +52,12 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[tuple[str, str
     add(
         "--plot", metavar="FILE.png", type=pathlib.Path, help="draw time and memory by the axis that has several values"
     )
-    add("--memory", metavar="SIZE", help="such as 16GiB: what a training step may take (memory)")
+    add("--memory", metavar="SIZE", help="such as 16GiB: what a step may take (memory), what a chip has (scale)")
     add("--topology", metavar="TPU", help="such as v5e:2x2: compile for one of its chips, none attached (memory)")
+    scale = parser.add_argument_group("of scale, whose --topology takes several: v5e:2x4,v5e:8x8")
+    scale.add_argument("--batch_per_chip", type=int, help="images (default: 32)")
+    scale.add_argument("--mfu", type=float, help="part of the peak at which products are taken to run (default: 0.5)")
+    scale.add_argument("--link_gbps", type=float, help="of one link, each way (default: as the chip's maker says)")
     add("--workers", help="worker processes to try; 0 is threads (data; default: 0,1,2)")
     add("--json", action="store_true", help="print one JSON object instead of a table")
     add("--debug", action="store_true", help="show the traceback of an error")
@@ -68,13 +77,20 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[tuple[str, str
 
 def check(flags: argparse.Namespace) -> None:
     """Raises a `UserError` where a flag of the mode is missing or has no sense; reads the lists and sizes."""
-    needed = {"data": "config", "memory": "memory"}.get(flags.mode)
+    needed = {"data": "config", "memory": "memory", "scale": "topology"}.get(flags.mode)
     if needed is not None and getattr(flags, needed) is None:
         raise UserError(f"the following arguments are required: --{needed}; see --help")
     if flags.repeats is not None and (flags.repeats < 1 or not 0 <= flags.seconds < float("inf")):
         raise UserError("--repeats must be at least 1 and --seconds at least 0")
-    if flags.peak_tflops is not None and not 0 < flags.peak_tflops < float("inf"):
-        raise UserError(f"--peak_tflops must be above 0, not {flags.peak_tflops}")
+    for flag in ("peak_tflops", "link_gbps", "batch_per_chip"):
+        value = getattr(flags, flag)
+        if value is not None and not 0 < value < float("inf"):
+            raise UserError(f"--{flag} must be above 0, not {value}")
+    if flags.mfu is not None and not 0 < flags.mfu <= 1:
+        raise UserError(f"--mfu must be above 0 and at most 1, not {flags.mfu}")
+    for flag in ("config", "against"):
+        if flags.checkpoint is not None and getattr(flags, flag):
+            raise UserError(f"--checkpoint measures what files hold, so it does not go with --{flag}")
     if flags.mode == "data":
         try:
             flags.workers = [int(word) for word in flags.workers.split(",")]
@@ -88,74 +104,9 @@ def check(flags: argparse.Namespace) -> None:
 
 def run(flags: argparse.Namespace, overrides: list[tuple[str, str]]) -> None:
     """Measures and prints."""
-    {"data": run_data, "memory": run_memory}.get(flags.mode, run_speed)(flags, overrides)
+    from vit_jax.measurement.modes import MODES
 
-
-def axes_of(flags: argparse.Namespace) -> dict[str, str]:
-    """Returns the axes that the flags name, as text."""
-    return {axis: getattr(flags, axis) for axis in AXES if getattr(flags, axis) is not None}
-
-
-def run_speed(flags: argparse.Namespace, overrides: list[tuple[str, str]]) -> None:
-    """Modes "train" and "infer"."""
-    from vit_jax.measurement.cases import cases_of
-    from vit_jax.measurement.plot import plot_axis, write_plot
-    from vit_jax.measurement.report import as_json, table
-    from vit_jax.measurement.speed import measure_speeds, write_profiles
-
-    cases = cases_of(axes_of(flags), flags.config, overrides)
-    axis = plot_axis(flags.plot, axes_of(flags)) if flags.plot else None
-    against = [peer for peer in flags.against.split(",") if peer]
-    speeds = measure_speeds(cases, flags.mode, against, flags.repeats, flags.seconds)
-    found = as_json(speeds, flags.peak_tflops)
-    lines = write_profiles(speeds.measured, flags.profile) if flags.profile else []
-    if axis:
-        write_plot(flags.plot, axis, found)
-        lines.append(f"picture: {flags.plot}")
-    print(json.dumps(found) if flags.json else "\n".join(table(found)))
-    print("\n".join(lines), file=sys.stderr if flags.json else sys.stdout, end="\n" if lines else "")
-
-
-def run_memory(flags: argparse.Namespace, overrides: list[tuple[str, str]]) -> None:
-    """Mode "memory"."""
-    import jax
-
-    from vit_jax.measurement.cases import cases_of
-    from vit_jax.measurement.largest import bytes_of, largest_lines, measure_largest
-    from vit_jax.measurement.topology import chip_of
-
-    limit = bytes_of(flags.memory)
-    device = chip_of(flags.topology) if flags.topology else jax.devices()[0]
-    cases = cases_of(axes_of(flags), flags.config, overrides)
-    found = measure_largest(cases, limit, device, lambda line: print(line, file=sys.stderr))
-    if flags.json:
-        rows = [{"name": case.name, "settings": case.settings, **dataclasses.asdict(answer)} for case, answer in found]
-        print(json.dumps({"mode": "memory", "device": device.device_kind, "limit_bytes": limit, "cases": rows}))
-        return
-    print("\n".join(largest_lines(found, limit, device)))
-
-
-def run_data(flags: argparse.Namespace, overrides: list[tuple[str, str]]) -> None:
-    """Mode "data"."""
-    from vit_jax.config import resolve
-    from vit_jax.measurement.pipeline import pipeline_speeds, stage_speeds
-    from vit_jax.training.experiment import host_batches, named_source
-
-    config = resolve(configured(flags.config, overrides))
-    batches = host_batches(config, named_source(config, "train_split"))
-    stages = stage_speeds(batches, flags.repeats)
-    whole = pipeline_speeds(batches, flags.workers, flags.repeats, flags.seconds)
-    if flags.json:
-        described = [dataclasses.asdict(speed) | {"median": speed.median} for speed in (*stages, *whole)]
-        print(json.dumps({"config": flags.config, "images_per_second": described}))
-        return
-    size = "x".join(map(str, batches.transform.size))
-    print(f"{config.data.name} {config.data.train_split}: {len(batches.source):,} images to {size} pixels")
-    print("images/s, median of", flags.repeats)
-    for title, speeds in (("one thread, each stage alone", stages), ("the whole pipeline", whole)):
-        print(f"  {title}")
-        for speed in speeds:
-            print(f"    {speed.name:<16} {speed.median:>12,.0f}  ±{speed.spread:.0%}")
+    MODES[flags.mode](flags, overrides)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from ml_collections import ConfigDict
 from ml_collections import config_dict as cd
 
-from vit_jax.config_fill import check_surgery, fields_of_weights, fill_augment, fill_data
+from vit_jax.config_fill import check_on_nonfinite, check_surgery, fields_of_weights, fill_augment, fill_data
 from vit_jax.data.presets import OFF
 from vit_jax.errors import UserError, nearest
 from vit_jax.models.registry import architecture, check_field, field_types
@@ -27,8 +27,11 @@ MATHEMATICS_FREE = (
     "data.max_bad",
     "data.eval_split",
     "train.log_every",
+    "train.on_nonfinite",
+    "train.rewinds",
     "model.attention_kernel",
     "model.fused_qkv",
+    "model.merge_tokens",
     "model.remat",
     "model.scan_layers",
     "eval",
@@ -111,6 +114,9 @@ def default_config() -> ConfigDict:
     c.train.ema_decay = cd.placeholder(float)  # of an average of the parameters, which is then what is evaluated
     c.train.log_every = "50 steps"
     c.train.early_stopping = cd.placeholder(str)  # stop after this long without a better val/top1
+    c.train.on_nonfinite = "abort"  # what a loss or gradient that is no finite number does: abort, or rewind: go back
+    # to the last checkpoint and on from there, past the batches since
+    c.train.rewinds = 3  # how often in a run; then it aborts
 
     c.optimizer = ConfigDict()
     c.optimizer.name = "adamw"  # adamw, sgd (momentum) or muon (the encoder's kernels; the rest by NAdamW)
@@ -129,6 +135,14 @@ def default_config() -> ConfigDict:
     c.lora.rank = 0  # of the update of each kernel; 0 is off
     c.lora.alpha = 16.0  # the update is multiplied by alpha / rank
     c.lora.targets = "encoder/.*(attention|mlp|mixing)/"  # regular expression, searched in the names of kernels
+
+    c.distill = ConfigDict()  # learning from a teacher too (`vit_jax.training.distillation`)
+    c.distill.teacher = cd.placeholder(str)  # any CHECKPOINT with the same classes; None is off
+    c.distill.kind = "hard"  # the teacher's class (DeiT), or soft: its probabilities at a temperature (Hinton et al.)
+    c.distill.alpha = 0.5  # the loss is (1 - alpha) * labels + alpha * teacher
+    c.distill.temperature = 1.0  # of soft distillation; DeiT takes 3
+    c.distill.place = cd.placeholder(str)  # token or logits; None: the distillation token where the model has one
+    c.distill.features = 0.0  # weight of the distance between the batch's similarities; 0 is off
 
     c.schedule = ConfigDict()
     c.schedule.name = "cosine"  # cosine, linear, rsqrt, constant; each after the warm-up
@@ -291,12 +305,16 @@ BOUNDS = {
     "train.label_smoothing": (0, 1),
     "train.clip_norm": (1e-12, None),
     "train.ema_decay": (0, 1),
+    "train.rewinds": (0, None),
     "optimizer.lr": (0, None),
     "optimizer.weight_decay": (0, None),
     "optimizer.momentum": (0, 1),
     "optimizer.betas": (0, 1),
     "optimizer.adam_lr": (0, None),
     "optimizer.layer_decay": (0, 1),
+    "distill.alpha": (0, 1),
+    "distill.temperature": (1e-6, None),
+    "distill.features": (0, None),
     "lora.rank": (0, None),
     "lora.alpha": (1e-6, None),
     "eval.batch_size": (1, None),
@@ -346,6 +364,7 @@ def resolve(config: ConfigDict, weights: "Weights | None" = None, whole: bool = 
     fill_augment(resolved)
     fill_data(resolved, weights)
     check_surgery(resolved)
+    check_on_nonfinite(resolved)
     if resolved.model.name is None:
         resolved.model.name = DEFAULT_MODEL if weights is None else weights.name
     name = resolved.model.name

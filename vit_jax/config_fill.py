@@ -23,6 +23,7 @@ RUN_FIELDS = (
     "drop_path",
     "attention_kernel",
     "fused_qkv",
+    "merge_tokens",
     "remat",
     "scan_layers",
     "dtype",
@@ -85,6 +86,12 @@ def fill_augment(config: ConfigDict) -> None:
         group = functools.reduce(lambda inner, name: inner[name], groups, config.augment)
         if group[last] is None:
             group[last] = value
+
+
+def check_on_nonfinite(config: ConfigDict) -> None:
+    """Raises a `UserError` for anything but the two ways to go on after a loss that is not finite."""
+    if config.train.on_nonfinite not in ("abort", "rewind"):
+        raise UserError(f"train.on_nonfinite must be abort or rewind, not {config.train.on_nonfinite!r}")
 
 
 def check_surgery(config: ConfigDict) -> None:

@@ -27,7 +27,7 @@ def run(arguments: list[str]) -> None:
     weights = load_weights(flags.checkpoint, flags.image_size, **model_fields(overrides))
     notes = save_weights(weights, flags.out, flags.to)
     size = "" if weights.image_size is None else f", {weights.image_size[0]}x{weights.image_size[1]} pixels"
-    count = sum(array.size for array in weights.params.values())
+    count = weights.parameter_count
     print(f"{weights.source}: {weights.name}, {count:,} parameters, {weights.classes} classes{size}")
     for line in weights.unused:
         print(f"  not used: {line}")

@@ -27,6 +27,7 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, object]]:
         "--with-preprocessing", action="store_true", help="stablehlo, onnx: uint8 pixels in, probabilities out"
     )
     parser.add_argument("--image-size", type=size_of, metavar="N|HxW", help="that the model shall see")
+    parser.add_argument("--merge-tokens", type=int, metavar="R", help="merge R tokens in every block: faster")
     parser.add_argument(
         "--images", nargs="+", metavar="IMAGE|FOLDER", help="to verify the file on (default: parts of two photographs)"
     )
@@ -37,6 +38,9 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, object]]:
     fields = model_fields(overrides)
     if "dtype" in fields:
         raise UserError("the type of a bundle is given by --dtype, not by --model.dtype")
+    merge = flags.merge_tokens
+    if merge is not None and (given := fields.setdefault("merge_tokens", merge)) != merge:
+        raise UserError(f"--merge-tokens={merge} and --model.merge_tokens={given} contradict each other")
     if "://" in str(flags.out) or str(flags.out).startswith("gs:/"):
         raise UserError("--out must be a folder on this computer; copy it from there")
     return flags, fields
@@ -62,7 +66,7 @@ def run(arguments: list[str]) -> None:
     print(f"{live.source}: {live.weights.name}, {height}x{width} pixels, {live.num_classes} classes")
     for line in live.weights.unused:
         print(f"  not used: {line}")
-    for line in (*live.weights.notes, *notes):
+    for line in (*live.notes, *notes):
         print(f"  note: {line}")
     same = "" if shown.top1_agreement is None else f", the same class for {shown.top1_agreement:.1%}"
     print(

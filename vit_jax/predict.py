@@ -31,6 +31,7 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, object]]:
     parser.add_argument("--batch_size", type=_positive, default=32, metavar="N", help="images at once (default: 32)")
     parser.add_argument("--image_size", type=size_of, metavar="N|HxW", help="that the model shall see")
     parser.add_argument("--dtype", choices=DTYPES, help="in which the model computes")
+    parser.add_argument("--merge_tokens", type=int, metavar="R", help="merge R tokens in every block: faster")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.add_argument("--model.FIELD", dest="_", metavar="VALUE", help="what the file does not tell: --model.heads=3")
     rest, overrides = split_overrides(arguments, "--model.")
@@ -39,8 +40,10 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, object]]:
             raise UserError(f"{word} is a file, but begins as a flag does; write ./{word}")
     flags = parser.parse_intermixed_args(rest)
     fields = model_fields(overrides)
-    if flags.dtype and fields.setdefault("dtype", flags.dtype) != flags.dtype:
-        raise UserError(f"--dtype={flags.dtype} and --model.dtype={fields['dtype']} contradict each other")
+    for name in ("dtype", "merge_tokens"):
+        given = getattr(flags, name)
+        if given is not None and fields.setdefault(name, given) != given:
+            raise UserError(f"--{name}={given} and --model.{name}={fields[name]} contradict each other")
     return flags, fields
 
 

@@ -82,6 +82,20 @@ def test_without_class_names_or_classes(tmp_path, monkeypatch, capsys):
             assert said == "(1, 16)\n"
 
 
+def test_the_program_is_compiled_once_for_many_pictures(tmp_path, monkeypatch):
+    """The line that answers may be given one batch after the other."""
+    folder, live = bundle(tmp_path / "out", "stablehlo", weights("crop"))
+    Image.fromarray(pictures()[0]).save(folder / "photo.jpg", "PNG")
+    monkeypatch.chdir(folder)
+    code, names = code_of(folder), {}
+    exec(code, names)
+    (line,) = (line for line in code.splitlines() if line.startswith("logits = "))
+    for x in (names["x"] + 1, names["x"] + 2):
+        exec(line, names := names | {"x": x})
+        np.testing.assert_allclose(names["logits"], live.logits(x), atol=1e-5 * np.ptp(live.logits(x)))
+    assert names["model"]._cache_size() == 1
+
+
 @pytest.mark.parametrize("kind", ["npz", "vit_jax"])
 def test_of_weights_that_vit_jax_reads(kind, tmp_path, monkeypatch, capsys):
     folder, live = bundle(tmp_path / "out", kind, weights("crop"))
@@ -104,3 +118,17 @@ def test_of_weights_that_other_libraries_read(names, made, tmp_path):
     code = code_of(folder)
     assert f"model = {made}.eval()\n" in code
     compile(code, "README.md", "exec")
+
+
+@pytest.mark.parametrize(
+    ("fields", "answer"),
+    [
+        ({"num_classes": 0}, ".last_hidden_state[:, 0].detach()"),
+        ({"num_classes": 0, "pre_logits": 16}, ".pooler_output.detach()"),
+    ],
+)
+def test_the_embedding_of_transformers_is_ours(fields, answer, tmp_path):
+    """A pre-logits layer is their pooler, whose output is not among the hidden states."""
+    folder, _ = bundle(tmp_path / "out", "safetensors", small_weights(**fields), names="huggingface")
+    assert f"answer = model(torch.from_numpy(x).permute(0, 3, 1, 2)){answer}" in code_of(folder)
+    assert 'transformers.ViTModel.from_pretrained(".")' in code_of(folder)

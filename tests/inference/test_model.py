@@ -358,3 +358,33 @@ def test_weights_that_do_not_tell_their_image_size_ask_for_it(pictures):
     loaded = load_model(file, heads=2, image_size=(32, 48))
     assert loaded.preprocessing.size == (32, 48)
     assert loaded.predict(pictures[:2]).shape == (2, 5)
+
+
+# Merged tokens
+
+
+def test_merged_tokens_lie_on_the_image(folder):
+    plain, merged = load_model(folder, image_size=16), load_model(folder, image_size=16, merge_tokens=3)
+    x = np.random.default_rng(1).normal(size=(2, 16, 16, 3)).astype(np.float32)
+    found = merged.merged_features(x)
+    assert found.tokens.shape == (2, 17 - 2 * 3, 8)
+    np.testing.assert_array_equal(merged.features(x), found.tokens)
+    np.testing.assert_array_equal(found.sizes.sum(axis=1), 17)
+    for sizes, assignment in zip(found.sizes, found.assignment, strict=True):
+        np.testing.assert_array_equal(np.bincount(assignment, minlength=11)[1:], sizes[1:])
+    assert [tokens.shape[1] for tokens in merged.intermediates(x)] == [14, 11]
+    assert merged.weights_in_use().fields["merge_tokens"] == 3
+    assert "merge_tokens" not in plain.weights_in_use().fields
+    np.testing.assert_array_equal(load_model(folder, image_size=16, merge_tokens=0).logits(x), plain.logits(x))
+    assert np.abs(merged.logits(x) - plain.logits(x)).max() > 1e-3
+
+
+def test_mistakes_about_merged_tokens(folder, loaded):
+    with pytest.raises(UserError, match="merges no tokens; load it with merge_tokens=R"):
+        loaded.merged_features(X)
+    with pytest.raises(UserError, match="attention between merged tokens is not shown; load it with merge_tokens=0"):
+        load_model(folder, merge_tokens=1).attention(X)
+    with pytest.raises(UserError, match=r"model\.merge_tokens must be int, not 'all'"):
+        load_model(folder, merge_tokens="all")
+    with pytest.raises(UserError, match="merge_tokens must be a whole number from 0 up, not -1"):
+        load_model(folder, merge_tokens=-1)

@@ -10,7 +10,7 @@ from tests.inference.bundles import assert_close, bundle, code_of, pictures, run
 from tests.pretrained.examples import small_weights
 from vit_jax.errors import UserError
 from vit_jax.inference import onnx as format
-from vit_jax.inference.model import load_model
+from vit_jax.inference.model import LoadedModel, load_model
 
 pytest.importorskip("jax2onnx", reason="needs the extra 'onnx'")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra 'onnx'")
@@ -101,3 +101,16 @@ def test_what_jax2onnx_cannot_express_is_one_line(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"cannot express this VisionTransformer: no plugin for 'erfcx'; --format=sta"):
         bundle(tmp_path / "out", "onnx")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("pool", ["gap", "map"])
+def test_merged_tokens(pool, tmp_path):
+    """16 patches, of which 3 are merged in each of two blocks."""
+    fields = {"pool": pool, "registers": 1, "patch_size": (2, 2)}
+    folder, live = bundle(tmp_path / "out", "onnx", small_weights(**fields, merge_tokens=3))
+    x = np.random.default_rng(0).normal(size=(5, 8, 8, 3)).astype(np.float32)
+    expected, loaded = live.logits(x), load_model(folder)
+    for batch in (1, 5):
+        assert_close(loaded.logits(x[:batch]), expected[:batch])
+    unmerged = LoadedModel(small_weights(**fields)).logits(x)
+    assert np.abs(unmerged - expected).max() > 1e-3 * np.ptp(expected)

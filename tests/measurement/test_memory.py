@@ -8,7 +8,7 @@ from tests.measurement.examples import small_cases
 from vit_jax.errors import UserError
 from vit_jax.measurement.largest import bytes_of, down, largest_batch, measure_largest, step_bytes, up
 from vit_jax.measurement.memory import out_of_memory, program_memory
-from vit_jax.measurement.topology import chip_of
+from vit_jax.measurement.topology import chips_of
 
 
 def test_a_known_program():
@@ -92,4 +92,4 @@ def test_more_memory_is_a_larger_batch():
 def test_no_libtpu_is_one_line(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match="--topology compiles with the libtpu package, which is not installed"):
-        chip_of("v5e:2x2")
+        chips_of("v5e:2x2")

@@ -49,8 +49,8 @@ def flops(experiment: Experiment) -> float:
 
 
 def test_the_backward_pass_ends_at_the_first_layer_that_is_trained(probe, full):
-    params, batch = probe.abstract_state().params, probe.abstract_batch()
-    forward = product_flops(probe.eval_step, params, batch).flops
+    variables, batch = probe.abstract_state().evaluated, probe.abstract_batch()
+    forward = product_flops(probe.eval_step, variables, batch).flops
     half = flops(experiment_of(optimizer__frozen="^(patch_embed|cls|position|encoder/block_0)"))
     assert 0.9 * forward < flops(probe) < 1.15 * forward
     assert 1.2 * flops(probe) < half < 0.85 * flops(full)

@@ -74,7 +74,7 @@ def test_run_starts_from_the_weights_and_says_what_became_of_them(fine_tuning, t
     assert "initialised: head (10 classes, not 7)" in said
     assert "unlike" not in said
     for params in (state.params, state.ema_params):
-        params = flat(jax.device_get(params))
+        params = flat({"params": jax.device_get(params)})
         assert params["head/kernel"].shape == (16, 10)
         assert not params["head/kernel"].any()
         for name in weights.params.keys() - {"head/kernel", "head/bias"}:
@@ -151,9 +151,7 @@ def test_pre_logits_go_with_the_old_head(config, tmp_path):
     resolved_config, read = resolved(config)
     assert "pre_logits" not in resolved_config.model
     module = create_model("vit", **{**fields, "pre_logits": None})
-    fitted, report = fit(
-        read, module, (8, 8), lambda: flat(module.init(jax.random.key(0), np.zeros((1, 8, 8, 3)))["params"])
-    )
+    fitted, report = fit(read, module, (8, 8), lambda: flat(module.init(jax.random.key(0), np.zeros((1, 8, 8, 3)))))
     assert not fitted["head/kernel"].any()
     assert "initialised: head (the pre-logits layer differs)" in "\n".join(report.lines())
     assert resolve(config, read, whole=True).model.pre_logits == 16
@@ -169,7 +167,7 @@ def test_run_that_overrode_its_name_is_a_start_too(config, tmp_path):
     taken, weights = resolved(again)
     assert taken.model.name == "vit_cifar_micro"
     assert (taken.model.width, taken.model.depth, taken.model.mlp_dim) == (16, 2, 32)
-    for name, array in flat(jax.device_get(state.params)).items():
+    for name, array in flat({"params": jax.device_get(state.params)}).items():
         np.testing.assert_array_equal(weights.params[name], array)
 
 

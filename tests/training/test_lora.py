@@ -176,7 +176,8 @@ def batch_of(experiment: Experiment) -> dict[str, jax.Array]:
 
 def losses(experiment: Experiment, params: dict) -> np.ndarray:
     """Returns the loss of each example of a batch, from the logits of the experiment's evaluation."""
-    return np.asarray(experiment.eval_step(params, batch_of(experiment))["loss"])
+    variables = {"params": params, "batch_stats": {}}
+    return np.asarray(experiment.eval_step(variables, batch_of(experiment))["loss"])
 
 
 def test_the_model_starts_as_without_lora(lora, bare):

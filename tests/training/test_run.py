@@ -223,10 +223,16 @@ def test_evaluation_finds_a_relative_workdir_and_says_what_it_took(config, unbro
     assert "unlike those weights: model.gelu was 'tanh', is 'exact'" in out
 
 
-def test_a_damaged_checkpoint_is_named(config, unbroken, tmp_path):
-    (tmp_path / "unbroken" / "checkpoints" / "12" / "run" / "metadata").write_text('{"pos')
-    with pytest.raises(UserError, match=r"checkpoints/12 is damaged .* move it away"):
-        train(config, workdir=str(tmp_path / "unbroken"))
+def test_a_run_whose_newest_checkpoint_is_damaged_continues_from_the_one_before(config, unbroken, tmp_path, capsys):
+    workdir = tmp_path / "unbroken"
+    before = read_metrics(str(workdir))
+    next((workdir / "checkpoints" / "12" / "state" / "d").iterdir()).write_bytes(b"")
+    state, _ = train(config, workdir=str(workdir))
+    said = capsys.readouterr()
+    assert "is not as it was written): moved to damaged-12; going back to step 8" in said.err
+    assert "from step 8 of 12" in said.out
+    assert_equal_trees(state, unbroken)
+    assert [record["step"] for record in read_metrics(str(workdir))] == [record["step"] for record in before]
 
 
 def test_init_from_another_run_starts_at_its_parameters(config, unbroken, tmp_path):

@@ -91,7 +91,7 @@ def test_ema_is_the_decayed_average(config, one_device):
         state, _ = experiment.train_step(state, experiment.train_batches()(position).batch)
         expected = 0.9 * expected + 0.1 * jax.device_get(state.params["patch_embed"]["kernel"])
     np.testing.assert_allclose(state.ema_params["patch_embed"]["kernel"], expected, rtol=1e-5, atol=1e-7)
-    assert state.evaluated is state.ema_params
+    assert state.evaluated["params"] is state.ema_params
 
 
 @pytest.mark.parametrize(

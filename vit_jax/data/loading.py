@@ -5,8 +5,12 @@ import contextlib
 import dataclasses
 import functools
 import math
+import multiprocessing
 import os
+import re
 import signal
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -20,6 +24,7 @@ from vit_jax.data.memory import KeptArray
 from vit_jax.data.order import Order, draws
 from vit_jax.data.sources import ArraySource, Source, describe
 from vit_jax.data.unreadable import Unreadable
+from vit_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
 """`image` uint8 `[batch, height, width, 3]`, `label` int32 `[batch]`, `mask` bool `[batch]`."""
@@ -192,7 +197,7 @@ def iterate(
       unreadable: what is told of the examples that cannot be read; None is a tally that allows none.
 
     Raises:
-      UserError: more examples than `unreadable` allows cannot be read.
+      UserError: more examples than `unreadable` allows cannot be read, or a process was lost.
     """
     unreadable = unreadable or Unreadable(0)
     if not workers:
@@ -201,12 +206,42 @@ def iterate(
     dataset = grain.MapDataset.range(start, stop).map(batches).to_iter_dataset(reading)
     if workers:
         flags.FLAGS.mark_as_parsed()  # grain's processes read absl flags, which no command of ours parses
+        _expect_lost_memory()
         options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
-        dataset = dataset.mp_prefetch(options, worker_init_fn=_leave_interrupts_to_parent)
-    with contextlib.closing(iter(dataset)) as loading:  # ends the processes, also when the caller stops early
+        dataset = dataset.mp_prefetch(options, worker_init_fn=_leave_ends_to_parent)
+    # Closing ends the processes, also when the caller stops early.
+    with contextlib.closing(iter(dataset)) as loading, _explained_loss(workers):
         for batch, problems in loading:
             unreadable.take(problems)
             yield batch
+
+
+def _expect_lost_memory() -> None:
+    """Keeps Python from warning of the batches that a killed process had in shared memory: it frees them itself.
+
+    It does so in a process of its own, which is started once and takes its filters from here.
+    """
+    option = "ignore:resource_tracker:UserWarning"
+    if option not in sys.warnoptions:
+        sys.warnoptions.append(option)
+
+
+@contextlib.contextmanager
+def _explained_loss(workers: int) -> Iterator[None]:
+    """Turns grain's word of a process that has died into one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        died = re.search(r"Worker process was terminated unexpectedly with exit code (-?\d+)", str(error))
+        if died is None:
+            raise
+        code = int(died[1])
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+        memory = ", as the system does where memory runs out" if code == -signal.SIGKILL else ""
+        raise UserError(
+            f"a process that loads data {how}{memory}; what was saved is intact: give the command again to continue, "
+            f"with fewer than data.workers={workers} if memory is short"
+        ) from error
 
 
 def processors() -> int:
@@ -214,6 +249,16 @@ def processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _leave_interrupts_to_parent(index: int, count: int) -> None:
-    """Ctrl-C reaches every process of the terminal; the training process saves first and then ends its workers."""
+def _leave_ends_to_parent(index: int, count: int) -> None:
+    """Makes a loading process end when the training process ends it, or dies, and not before.
+
+    Ctrl-C reaches every process of the terminal; the training process saves first and then ends its workers. One that
+    is killed ends none: they would wait for it for ever.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)

@@ -17,7 +17,7 @@ NO_RANK = 2**31 - 1
 
 @dataclasses.dataclass(frozen=True)
 class EvalStep:
-    """Maps (params, batch) to the loss, the rank of the true class and the predicted class of every row.
+    """Maps (variables, batch) to the loss, the rank of the true class and the predicted class of every row.
 
     Label and mask are handed on, so that every host gets those of the whole batch.
     """
@@ -26,8 +26,8 @@ class EvalStep:
     normalisation: Normalisation
     loss: Callable[[Array, Array], Array]
 
-    def __call__(self, params: dict, batch: dict[str, Array]) -> dict[str, Array]:
-        logits = self.model.apply({"params": params}, self.normalisation(batch["image"]), train=False)
+    def __call__(self, variables: dict, batch: dict[str, Array]) -> dict[str, Array]:
+        logits = self.model.apply(variables, self.normalisation(batch["image"]), train=False)
         logits = logits.astype(jnp.float32)
         true = jnp.take_along_axis(logits, batch["label"][:, None], axis=-1)
         labels = jax.nn.one_hot(batch["label"], logits.shape[-1])
@@ -81,12 +81,12 @@ class Results:
         return counts
 
 
-def evaluate(step: Callable, params: dict, batches: Iterable[dict[str, Array]]) -> Results:
+def evaluate(step: Callable, variables: dict, batches: Iterable[dict[str, Array]]) -> Results:
     """Runs a jitted `EvalStep`, with results replicated, over batches on the device. Padding does not count."""
     parts = []
     for batch in batches:
         # A batch late, so that the device has work while this one's results are read.
-        parts.append(step(params, batch))
+        parts.append(step(variables, batch))
         if len(parts) > 1:
             parts[-2] = _counted(parts[-2])
     parts[-1] = _counted(parts[-1])

@@ -16,7 +16,7 @@ OPENCV = {"nearest": "INTER_NEAREST_EXACT", "bicubic": "INTER_CUBIC", "lanczos":
 """Filters of fixed support that Pillow does not have."""
 
 
-def readme(bundle: Bundle, title: str, architecture: str, facts: list[str], beside: bool) -> str:
+def readme(bundle: Bundle, title: str, architecture: str, facts: list[str], beside: bool, pooler: bool = False) -> str:
     """Returns the text.
 
     Args:
@@ -24,11 +24,12 @@ def readme(bundle: Bundle, title: str, architecture: str, facts: list[str], besi
       architecture: what reads a safetensors bundle: `timm`, or the class of transformers.
       facts: sentences on how it was made and what it needs.
       beside: the weights of a StableHLO program lie beside it.
+      pooler: the embedding has gone through a pre-logits layer, which transformers call the pooler.
     """
     way = bundle.format if bundle.format in PROGRAMS else "vit_jax"
     if bundle.format == "safetensors":
         way = "timm" if architecture == "timm" else "huggingface"
-    lines = _with_vit_jax(bundle) if way == "vit_jax" else _code(bundle, way, architecture, beside)
+    lines = _with_vit_jax(bundle) if way == "vit_jax" else _code(bundle, way, architecture, beside, pooler)
     packages = RUNS[way][0] + (" opencv-python-headless" if "cv2" in "".join(lines) else "")
     height, width = bundle.preprocessing.size
     taken = "pixels from 0 to 255" if bundle.input == "uint8" else "normalised as below"
@@ -63,11 +64,11 @@ def _with_vit_jax(bundle: Bundle) -> list[str]:
     return lines
 
 
-def _code(bundle: Bundle, way: str, architecture: str, beside: bool) -> list[str]:
+def _code(bundle: Bundle, way: str, architecture: str, beside: bool, pooler: bool) -> list[str]:
     opens, sees = _sees(bundle.preprocessing, bundle.input)
     imports = sorted([*RUNS[way][1], "import numpy as np", *opens], key=lambda line: (line.startswith("from"), line))
     given = "answer" if bundle.output == "embedding" else bundle.output
-    lines = [*imports, "", *sees, *_answers(way, given, architecture, beside)]
+    lines = [*imports, "", *sees, *_answers(way, given, architecture, beside, pooler)]
     if bundle.output == "embedding":
         return [*lines, "print(answer.shape)"]
     if bundle.output == "probabilities":
@@ -78,7 +79,7 @@ def _code(bundle: Bundle, way: str, architecture: str, beside: bool) -> list[str
     return [*lines, *_ranked(bundle)]
 
 
-def _answers(way: str, given: str, architecture: str, beside: bool) -> list[str]:
+def _answers(way: str, given: str, architecture: str, beside: bool, pooler: bool) -> list[str]:
     """Returns the lines that load the model and make `given` of `x`."""
     if way == "onnx":
         return [
@@ -86,15 +87,18 @@ def _answers(way: str, given: str, architecture: str, beside: bool) -> list[str]
             f'{given} = model.run(None, {{"images": x}})[0]',
         ]
     if way == "stablehlo":
-        weights = 'dict(np.load("weights.npz")), ' if beside else ""
+        loaded = ['weights = dict(np.load("weights.npz"))'] if beside else []
         return [
-            'model = jax.export.deserialize(bytearray(open("model.stablehlo", "rb").read()))',
-            f"{given} = np.asarray(jax.jit(model.call)({weights}x))",
+            'program = jax.export.deserialize(bytearray(open("model.stablehlo", "rb").read()))',
+            "model = jax.jit(program.call)",
+            *loaded,
+            f"{given} = np.asarray(model({'weights, ' if beside else ''}x))",
         ]
     made, field = 'timm.create_model("local-dir:.", pretrained=True)', ""
     if way == "huggingface":
         made = f'transformers.{architecture}.from_pretrained(".")'
-        field = ".last_hidden_state[:, 0]" if given == "answer" else ".logits"
+        vector = ".pooler_output" if pooler else ".last_hidden_state[:, 0]"
+        field = vector if given == "answer" else ".logits"
     return [
         f"model = {made}.eval()",
         f"{given} = model(torch.from_numpy(x).permute(0, 3, 1, 2)){field}.detach().numpy()",

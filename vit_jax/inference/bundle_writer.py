@@ -29,6 +29,9 @@ DTYPES = ("float32", "bfloat16")
 PORTABLE = {"remat": "none", "scan_layers": False, "attention_kernel": "plain", "fused_qkv": False}
 """Fields that change no result, as every platform and format can express the model."""
 
+WEIGHTS_ONLY = ("safetensors", "npz")
+"""Formats that know no more of a model than its architecture."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
@@ -76,6 +79,11 @@ def export_bundle(
       UserError: the folder holds something already or cannot be written, the format cannot express the model, or the
         written file gives other answers than the live model.
     """
+    if live.merge_tokens and options.format in WEIGHTS_ONLY:
+        raise UserError(
+            f"--format={options.format} holds weights only, not merge_tokens={live.merge_tokens}; take stablehlo, onnx "
+            "or vit_jax, or export with --merge-tokens=0"
+        )
     with _whole_folder(out) as folder:
         notes, bundle = _write_model(live, folder, options)
         architecture, beside = _architecture(folder, options), (folder / stablehlo.BESIDE).is_file()
@@ -83,14 +91,18 @@ def export_bundle(
         bundled = load_exported(folder, read_bundle(folder)) if options.format in PROGRAMS else load_model(folder)
         shown = verify(live, bundled, options.dtype, photographs() if pictures is None else pictures)
         _require_passed(shown, options)
+        if shown.strays:
+            notes = [*notes, _strayed(shown)]
         if not shown.output_range:
             notes = [*notes, "all outputs of the model are equal, so that comparing them shows nothing"]
         document = {**dataclasses.asdict(shown), "dtype": options.dtype, "compared_with": "the checkpoint in float32"}
+        document["merge_tokens"] = live.merge_tokens
         document["pictures"] = "given" if pictures is not None else "parts of two photographs of scikit-learn"
         write_text(folder / VERIFICATION, json.dumps(document, indent=2) + "\n")
-        title = f"{live.weights.name}, {sum(array.size for array in live.weights.params.values()):,} parameters"
-        facts = _facts(options, bundle, shown)
-        write_text(folder / README, readme(bundle, title, architecture, facts, beside))
+        title = f"{live.weights.name}, {live.weights.parameter_count:,} parameters"
+        facts = _facts(live, options, bundle, shown)
+        pooler = "pre_logits/kernel" in live.weights.params
+        write_text(folder / README, readme(bundle, title, architecture, facts, beside, pooler))
     return shown, notes
 
 
@@ -156,8 +168,20 @@ def _require_passed(shown: Verification, options: Options) -> None:
         )
 
 
-def _facts(options: Options, bundle: Bundle, shown: Verification) -> list[str]:
+def _strayed(shown: Verification) -> str:
+    return (
+        f"{shown.strays} of {shown.images} images differ by more than {shown.tolerance:.2g}: of tokens that are "
+        "equally alike, rounding chose others to merge"
+    )
+
+
+def _facts(live: LoadedModel, options: Options, bundle: Bundle, shown: Verification) -> list[str]:
     facts = []
+    if live.merge_tokens:
+        facts.append(
+            f"Each block merges up to {live.merge_tokens} tokens into others that are like them (token merging, Bolya "
+            "et al. 2023): faster than the model without, with slightly other answers."
+        )
     if options.format == "stablehlo":
         facts.append(
             f"Written by jax {bundle.jax} for cpu, cuda and tpu. jax promises that versions from three weeks older to "
@@ -172,6 +196,7 @@ def _facts(options: Options, bundle: Bundle, shown: Verification) -> list[str]:
     facts.append(
         f"Run on {shown.images} images, its outputs differed from the model's by at most "
         f"{shown.max_abs_difference:.2g} in a range of {shown.output_range:.3g}{same}."
+        + (f" {_strayed(shown)[0].upper()}{_strayed(shown)[1:]}." if shown.strays else "")
     )
     return facts
 

@@ -6,7 +6,6 @@ import pathlib
 from collections.abc import Callable, Sequence
 
 import flax.linen as nn
-import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,10 +16,15 @@ from vit_jax.errors import UserError, named
 from vit_jax.explanation.attention import attention_maps
 from vit_jax.inference.exported import ExportedModel, load_exported
 from vit_jax.inference.picture_model import PictureModel
+from vit_jax.layers.token_merging import MergedTokens
+from vit_jax.models.registry import check_field, field_types
 from vit_jax.pretrained.bundle import PROGRAMS, bundle_folder, read_bundle
 from vit_jax.pretrained.load import load_weights
 from vit_jax.pretrained.surgery import Surgery, fit
-from vit_jax.pretrained.weights import Weights, flat, parameter_shapes
+from vit_jax.pretrained.weights import Weights, flat, parameter_shapes, variables_of
+
+MERGE = "merge_tokens"
+"""The field of models whose tokens can be merged."""
 
 
 def load_model(
@@ -34,7 +38,8 @@ def load_model(
     Args:
       image_size: height and width that the model shall see; positions are resized to it. None is what the
         preprocessing says that comes with the weights, as a rule the size that they were trained at.
-      overrides: model fields: those that the file cannot tell (`heads=3`), or others (`dtype="bfloat16"`).
+      overrides: model fields: those that the file cannot tell (`heads=3`), or others (`dtype="bfloat16"`;
+        `merge_tokens=8` merges tokens that are alike, see `vit_jax.layers.token_merging`).
 
     Raises:
       UserError: the checkpoint cannot be read, or does not fit the overrides.
@@ -54,7 +59,7 @@ def load_with_weights(
       UserError: the checkpoint cannot be read, holds no weights, or does not fit the overrides.
     """
     size = _sides(image_size)
-    read = functools.partial(load_weights, str(checkpoint), **overrides)
+    read = functools.partial(_weights, str(checkpoint), **overrides)
     try:
         weights = read()
     except UserError:
@@ -66,12 +71,28 @@ def load_with_weights(
     return LoadedModel(weights, size, read)
 
 
+def _weights(
+    checkpoint: str, image_size: tuple[int, int] | None = None, merge_tokens: int | None = None, **overrides
+) -> Weights:
+    """Returns weights whose model merges so many tokens a block; None is what the checkpoint says, as a rule none."""
+    weights = load_weights(checkpoint, image_size, **overrides)
+    if merge_tokens is None:
+        return weights
+    known = field_types(type(weights.module))
+    if MERGE not in known:
+        name = type(weights.module).__name__
+        raise UserError(f"{weights.source} holds a {name}, whose tokens cannot be merged; leave merge_tokens out")
+    if check_field(weights.name, known, MERGE, merge_tokens) < 0:
+        raise UserError(f"merge_tokens must be a whole number from 0 up, not {merge_tokens}")
+    return dataclasses.replace(weights, fields={**weights.fields, MERGE: merge_tokens})
+
+
 class LoadedModel(PictureModel):
     """A model with its weights, its preprocessing and its class names.
 
     Attributes:
       module: the Linen module; `module.apply(variables, x)` returns logits.
-      variables: `{"params": …}`, as NumPy arrays.
+      variables: `{"params": …}`, and `batch_stats` where there are batch norms, as NumPy arrays.
       preprocessing: from a picture to what the model takes.
       class_names: in the order of the logits, or None where they are not known.
       weights: what was read, with notes and what was not used.
@@ -112,6 +133,17 @@ class LoadedModel(PictureModel):
         """Number of classes, 0 where there is no classifier."""
         return self.module.num_classes
 
+    @property
+    def merge_tokens(self) -> int:
+        """How many tokens each block merges at most; 0 also of a model that merges none ever."""
+        return getattr(self.module, MERGE, 0)
+
+    @property
+    def notes(self) -> list[str]:
+        """What a person should know: what was assumed of the weights, and whether tokens are merged."""
+        merging = f"each block merges up to {self.merge_tokens} tokens into others: faster, with slightly other answers"
+        return [*self.weights.notes, *([merging] if self.merge_tokens else [])]
+
     def weights_in_use(self) -> Weights:
         """Returns the weights for the image size of the preprocessing, as they are used: positions resized to it.
 
@@ -121,7 +153,7 @@ class LoadedModel(PictureModel):
         size = tuple(self.preprocessing.size)
         variables = jax.device_get(self._variables(size))
         return dataclasses.replace(
-            self.weights, params=flat(variables["params"]), image_size=size, preprocessing=self.preprocessing
+            self.weights, params=flat(variables), image_size=size, preprocessing=self.preprocessing
         )
 
     def variables_for(self, size: tuple[int, int]) -> dict:
@@ -133,13 +165,13 @@ class LoadedModel(PictureModel):
 
         def initial():
             image = jnp.zeros((1, *size, 3))
-            return flat(jax.device_get(jax.jit(self.module.init)(jax.random.key(0), image))["params"])
+            return flat(jax.device_get(jax.jit(self.module.init)(jax.random.key(0), image)))
 
         with named(self.source):
             if _fits(self.weights, size):
                 return self.weights.variables
             params, _ = fit(self.weights, self.module, tuple(size), initial, Surgery())
-        return {"params": flax.traverse_util.unflatten_dict(params, sep="/")}
+        return variables_of(params)
 
     def logits(self, x: Float[Array, "batch height width 3"]) -> Float[np.ndarray, "batch classes"]:
         """Returns the logits of images that are already preprocessed; of a model without classes, the embedding."""
@@ -150,8 +182,21 @@ class LoadedModel(PictureModel):
         return self._call(x, method="embed")
 
     def features(self, x: Float[Array, "batch height width 3"]) -> Float[np.ndarray, "batch tokens width"]:
-        """Returns the tokens before pooling of images that are already preprocessed."""
+        """Returns the tokens before pooling of images that are already preprocessed.
+
+        With `merge_tokens` they are fewer; `merged_features` tells which patches each stands for.
+        """
         return self._call(x, method="features")
+
+    def merged_features(self, x: Float[Array, "batch height width 3"]) -> MergedTokens:
+        """Returns the tokens before pooling, as NumPy arrays, their sizes and which patches each stands for.
+
+        Raises:
+          UserError: the model merges no tokens.
+        """
+        if not self.merge_tokens:
+            raise UserError(f"{self.source} merges no tokens; load it with merge_tokens=R, or ask for its features")
+        return self._call(x, method="merged_features")
 
     def intermediates(
         self, x: Float[Array, "batch height width 3"], layers: Sequence[int] | None = None
@@ -165,6 +210,8 @@ class LoadedModel(PictureModel):
         variables = self._variables(x.shape[1:3])
         if not hasattr(self.module, "heads"):
             raise UserError(f"{self.weights.source} holds a {type(self.module).__name__}, which has no attention")
+        if self.merge_tokens:
+            raise UserError(f"{self.source}: attention between merged tokens is not shown; load it with merge_tokens=0")
         return jax.device_get(attention_maps(self.module, variables, jnp.asarray(x)))
 
     def _variables(self, size: tuple[int, int]) -> dict:

@@ -50,7 +50,7 @@ class Report:
         height, width = self.model.preprocessing.size
         weights = getattr(self.model, "weights", None)
         says(f"{self.model.source}: {f'{weights.name}, ' if weights else ''}images seen at {height}x{width} pixels")
-        for note in getattr(weights, "notes", ()):
+        for note in getattr(self.model, "notes", ()):
             says(f"  note: {note}")
         if not self.classes:
             says("  note: it has no classifier; only embeddings are written")

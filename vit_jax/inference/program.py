@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import flax.linen as nn
-import flax.traverse_util
 import jax
 import jax.export
 import jax.numpy as jnp
@@ -14,6 +13,7 @@ import numpy as np
 from jaxtyping import Array
 
 from vit_jax.inference.picture_model import probabilities
+from vit_jax.pretrained.weights import variables_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +46,7 @@ class Program:
         if self.input == "uint8":
             mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
             images = (images.astype(jnp.float32) / 255 - mean) / std
-        variables = {"params": flax.traverse_util.unflatten_dict(dict(params), sep="/")}
-        outputs = self.module.apply(variables, images).astype(jnp.float32)
+        outputs = self.module.apply(variables_of(params), images).astype(jnp.float32)
         return probabilities(outputs, self.loss) if self.output == "probabilities" else outputs
 
     def images(self, batch: int | str) -> jax.ShapeDtypeStruct:

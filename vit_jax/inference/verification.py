@@ -16,6 +16,12 @@ TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}
 1e-6 as a rule; bfloat16, with its 8 bits, by 4e-3 (ViT-S/16, random weights, measured on a CPU).
 """
 
+STRAYS = 0.125
+"""The share of the images that may differ by more where tokens are merged: which of two pairs of tokens that are
+equally alike is merged hangs on rounding. It is rare: of 700 CIFAR-10 images none strayed in float32 with 8 tokens
+merged in each of 4 blocks, and in bfloat16 none of 300.
+"""
+
 BATCHES = (1, 3)
 """Sizes of the first batches that a program is given, as it must take any."""
 
@@ -30,11 +36,13 @@ class Verification:
 
     Attributes:
       max_abs_difference: the largest between its outputs and the live model's, which computes in float32.
-      tolerance: that `max_abs_difference` may not exceed.
+      tolerance: that `max_abs_difference` may not exceed, but for a few images where tokens are merged.
       output_range: the largest output of the live model less the smallest.
       images: how many were looked at.
       top1_agreement: share of the images of which both say the same class; None without classes.
       batches: the numbers of images that went through the file at once.
+      strays: how many images differ by more than the tolerance; one whose answers are no numbers is among them.
+      passed: whether there are no more strays than there may be.
     """
 
     max_abs_difference: float
@@ -43,11 +51,8 @@ class Verification:
     images: int
     top1_agreement: float | None
     batches: list[int]
-
-    @property
-    def passed(self) -> bool:
-        """Whether the difference is a number within the tolerance."""
-        return self.max_abs_difference <= self.tolerance
+    strays: int
+    passed: bool
 
 
 def verify(
@@ -71,7 +76,9 @@ def verify(
             answer = bundled.outputs if program else bundled.logits
             found += [answer(bundled.preprocessing.normalised(part)) for part in parts]
             sizes += map(len, parts)
-    return compared(np.concatenate(expected), np.concatenate(found), TOLERANCE[dtype], bool(live.num_classes), sizes)
+    outputs = np.concatenate(expected), np.concatenate(found)
+    may_stray = STRAYS if live.merge_tokens else 0.0
+    return compared(*outputs, TOLERANCE[dtype], bool(live.num_classes), sizes, may_stray)
 
 
 def compared(
@@ -80,17 +87,22 @@ def compared(
     share: float,
     classes: bool,
     batches: list[int],
+    may_stray: float = 0.0,
 ) -> Verification:
     """Returns what two sets of outputs differ by.
 
     Args:
       share: of the range of the expected outputs, that is tolerated.
       classes: whether the outputs are those of classes.
+      may_stray: share of the images that may differ by more.
     """
     extent = float(np.ptp(expected))
     same = float(np.mean(expected.argmax(-1) == found.argmax(-1))) if classes else None
-    difference = float(np.abs(found.astype(np.float64) - expected).max())
-    return Verification(difference, share * extent, extent, len(expected), same, sorted(set(batches)))
+    differences = np.abs(found.astype(np.float64) - expected).max(axis=-1)
+    strays = int((~(differences <= share * extent)).sum())
+    passed = strays <= may_stray * len(expected) and bool(np.isfinite(differences).all())
+    shown = float(differences.max()), share * extent, extent, len(expected), same, sorted(set(batches))
+    return Verification(*shown, strays, passed)
 
 
 def photographs() -> list[UInt8[np.ndarray, "height width 3"]]:

@@ -10,6 +10,7 @@ from vit_jax.layers.drop import drop_path, dropout
 from vit_jax.layers.layer_scale import LayerScale
 from vit_jax.layers.mlp import Mlp, SwiGlu
 from vit_jax.layers.norm import LayerNorm
+from vit_jax.layers.token_merging import MergedTokens, merge
 from vit_jax.layers.types import DTypeLike
 
 
@@ -17,6 +18,9 @@ class EncoderBlock(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)) (Dosovitskiy et al. 2021, eqs. 2 and 3).
 
     `mlp` is `gelu` (see `Mlp`) or `swiglu` (see `SwiGlu`); for `attention_kernel` and `fused_qkv` see `Attention`.
+    Given `MergedTokens` in place of an array it attends by their sizes, and merges `merge_tokens` more of them between
+    attention and MLP, the first `prefix_tokens` excepted (see `vit_jax.layers.token_merging`). For `key_bias`, which a
+    subclass may set, and the `bias` of a call see `Attention`.
     """
 
     heads: int
@@ -31,17 +35,24 @@ class EncoderBlock(nn.Module):
     norm_epsilon: float = 1e-6
     attention_kernel: str = "auto"
     fused_qkv: bool = False
+    merge_tokens: int = 0
+    prefix_tokens: int = 0
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
+
+    key_bias = True
 
     @nn.compact
     def __call__(
         self,
-        x: Float[Array, "batch tokens width"],
+        x: Float[Array, "batch tokens width"] | MergedTokens,
         key: jax.Array | None = None,
         drop_path_rate: float | Float[Array, ""] = 0.0,
-    ) -> Float[Array, "batch tokens width"]:
+        bias: Float[Array, "1 heads tokens tokens"] | None = None,
+    ) -> Float[Array, "batch tokens width"] | MergedTokens:
         """Applies the block; without a key nothing is dropped (evaluation)."""
+        whole = x if isinstance(x, MergedTokens) else MergedTokens(x)
+        x = whole.tokens
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         keys = (None,) * 5 if key is None else jax.random.split(key, 5)
         attention = Attention(
@@ -52,6 +63,7 @@ class EncoderBlock(nn.Module):
             self.norm_epsilon,
             self.attention_kernel,
             self.fused_qkv,
+            self.key_bias,
             name="attention",
             **types,
         )
@@ -59,11 +71,16 @@ class EncoderBlock(nn.Module):
             mlp = SwiGlu(self.mlp_dim, self.dropout, name="mlp", **types)
         else:
             mlp = Mlp(self.mlp_dim, self.gelu, self.dropout, name="mlp", **types)
-        branch = attention(LayerNorm(self.norm_epsilon, name="norm_0", **types)(x), keys[0])
+        normed = LayerNorm(self.norm_epsilon, name="norm_0", **types)(x)
+        branch, attended = attention.with_keys(normed, keys[0], sizes=whole.sizes, bias=bias)
         branch = self.scaled("layer_scale_0", dropout(keys[1], branch, self.dropout))
         x = x + drop_path(keys[2], branch, drop_path_rate)
+        if whole.sizes is not None:
+            whole = merge(whole._replace(tokens=x), attended, self.merge_tokens, self.prefix_tokens)
+            x = whole.tokens
         branch = self.scaled("layer_scale_1", mlp(LayerNorm(self.norm_epsilon, name="norm_1", **types)(x), keys[3]))
-        return x + drop_path(keys[4], branch, drop_path_rate)
+        x = x + drop_path(keys[4], branch, drop_path_rate)
+        return x if whole.sizes is None else whole._replace(tokens=x)
 
     def scaled(self, name: str, branch: Float[Array, "batch tokens width"]) -> Float[Array, "batch tokens width"]:
         """Returns the branch after LayerScale, where the block has one."""

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vit_jax.layers.types import DTypeLike
+from vit_jax.layers.types import DTypeLike, Initializer
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
@@ -57,9 +57,10 @@ class LayerNorm(nn.Module):
     epsilon: float = 1e-6
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
+    scale_init: Initializer = nn.initializers.ones
 
     @nn.compact
     def __call__(self, x: Float[Array, "... width"]) -> Float[Array, "... width"]:
-        scale = self.param("scale", nn.initializers.ones, x.shape[-1:], self.param_dtype)
+        scale = self.param("scale", self.scale_init, x.shape[-1:], self.param_dtype)
         bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], self.param_dtype)
         return layer_norm(x, scale, bias, self.epsilon, jnp.dtype(self.dtype or x.dtype))

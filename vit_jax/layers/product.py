@@ -119,34 +119,54 @@ def attend(
     key: Float[Array, "batch keys heads head_dim"],
     value: Float[Array, "batch keys heads head_dim"],
     drop: Callable[[Array], Array] | None = None,
+    bias: Float[Array, "..."] | None = None,
 ) -> Float[Array, "batch queries heads head_dim"]:
-    """Returns softmax(q kᵀ / √head_dim) v for every head, softmax in float32 (Vaswani et al. 2017, eq. 1).
+    """Returns softmax(q kᵀ / √head_dim + bias) v for every head, softmax in float32 (Vaswani et al. 2017, eq. 1).
 
     Args:
       drop: dropout of the attention weights, in training.
+      bias: float32, added to the scores: `[batch, keys]`, for all queries and heads, or `[groups, heads, queries,
+        keys]`, where example i has that of i % groups (such as its window), and axes of length 1 stand for all.
     """
     if drop is None:
-        return _attend(query, key, value)
-    weights = drop(attention_weights(query, key)).astype(value.dtype)
+        return _attend(query, key, value, bias)
+    weights = drop(attention_weights(query, key, bias)).astype(value.dtype)
     return _join_heads(matmul(weights, _split_heads(value), batch=1), query.shape).astype(value.dtype)
 
 
 def attention_weights(
-    query: Float[Array, "batch queries heads head_dim"], key: Float[Array, "batch keys heads head_dim"]
+    query: Float[Array, "batch queries heads head_dim"],
+    key: Float[Array, "batch keys heads head_dim"],
+    bias: Float[Array, "..."] | None = None,
 ) -> Float[Array, "batch*heads queries keys"]:
     """Returns the attention weights, float32, heads folded into the batch."""
-    return jax.nn.softmax(attention_scores(query, key), axis=-1)
+    return jax.nn.softmax(attention_scores(query, key, bias), axis=-1)
 
 
 def attention_scores(
-    query: Float[Array, "batch queries heads head_dim"], key: Float[Array, "batch keys heads head_dim"]
+    query: Float[Array, "batch queries heads head_dim"],
+    key: Float[Array, "batch keys heads head_dim"],
+    bias: Float[Array, "..."] | None = None,
 ) -> Float[Array, "batch*heads queries keys"]:
-    """Returns q kᵀ / √head_dim, float32, heads folded into the batch.
+    """Returns q kᵀ / √head_dim + bias, float32, heads folded into the batch.
 
     The queries are scaled rather than the scores, which are larger.
     """
     scaled = (query * query.shape[-1] ** -0.5).astype(query.dtype)
-    return matmul(_split_heads(scaled), _split_heads(key), batch=1, transpose=True)
+    scores = matmul(_split_heads(scaled), _split_heads(key), batch=1, transpose=True)
+    if bias is None:
+        return scores
+    bias = _of_groups(bias)
+    return (_in_groups(scores, bias.shape[0], key.shape[2]) + bias).reshape(scores.shape)
+
+
+def _of_groups(bias):
+    """Returns a bias with all four axes; one of keys alone is that of as many groups as there are examples."""
+    return bias[:, None, None] if bias.ndim == 2 else bias
+
+
+def _in_groups(scores, groups, heads):
+    return scores.reshape(-1, groups, heads, *scores.shape[1:])
 
 
 def _split_heads(x):
@@ -170,36 +190,46 @@ def _join_heads_transposed(x, shape):
 
 
 @jax.custom_vjp
-def _attend(query, key, value):
-    return _attend_forward(query, key, value)[0]
+def _attend(query, key, value, bias):
+    return _attend_forward(query, key, value, bias)[0]
 
 
-def _attend_forward(query, key, value):
+def _attend_forward(query, key, value, bias):
     """Normalises the result, a row of head_dim numbers, in place of the weights, a row of as many as there are keys."""
-    scores = attention_scores(query, key)
+    scores = attention_scores(query, key, bias)
     exponentials = jnp.exp(scores - scores.max(-1, keepdims=True))
     total = exponentials.sum(-1, keepdims=True)
     exponentials = exponentials.astype(value.dtype)
     mixed = (matmul(exponentials, _split_heads(value), batch=1) / total).astype(value.dtype)
     mixed = _join_heads(mixed, query.shape)  # as the layer that follows keeps it: one array in memory
-    return mixed, (query, key, value, exponentials, total, mixed)
+    return mixed, (query, key, value, bias, exponentials, total, mixed)
 
 
 def _attend_backward(saved, gradient):
     """With P = E/z and G = dO/z: dV = EᵀG and dS = E(GVᵀ - G·O), the row sum as in FlashAttention (Dao et al. 2022)."""
-    query, key, value, exponentials, total, mixed = saved
+    query, key, value, bias, exponentials, total, mixed = saved
     dtype, scale = value.dtype, query.shape[-1] ** -0.5
     gradient = gradient.astype(dtype)
     over_total = _split_heads(gradient).astype(jnp.float32) / total
     row_sums = (over_total * _split_heads(mixed)).sum(-1, keepdims=True)
     over_total = over_total.astype(dtype)
     to_weights = matmul(over_total, _split_heads(value), batch=1, transpose=True)
-    to_scores = (exponentials * (to_weights - row_sums) * scale).astype(dtype)
+    to_scores = exponentials * (to_weights - row_sums)
+    to_bias = None if bias is None else _summed_as(bias, to_scores, query.shape[2])
+    to_scores = (to_scores * scale).astype(dtype)
     to_query = matmul(to_scores, _split_heads(key), batch=1)
     to_key, to_value = liked(dtype, _over_queries_last_axis, _over_queries)(
         query, gradient, total, over_total, to_scores, exponentials
     )
-    return _join_heads(to_query.astype(dtype), query.shape), to_key, to_value
+    return _join_heads(to_query.astype(dtype), query.shape), to_key, to_value, to_bias
+
+
+def _summed_as(bias, to_scores, heads):
+    """Returns the gradient by the bias: that by the scores, summed over all to which it was added."""
+    whole = _of_groups(bias)
+    total = _in_groups(to_scores, whole.shape[0], heads).sum(0)
+    shared = tuple(axis for axis in (1, 2, 3) if whole.shape[axis] == 1)
+    return total.sum(shared, keepdims=True).reshape(bias.shape).astype(bias.dtype)
 
 
 def _over_queries(query, gradient, total, over_total, to_scores, exponentials):

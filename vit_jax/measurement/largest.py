@@ -165,3 +165,9 @@ def largest_lines(found: Sequence[tuple[Case, Largest]], limit: int, device: jax
         cells.append([case.name or case.config.model.name, size, used, after, more])
     title = f"largest batch whose training step takes at most {limit / 2**30:.4g} GiB on one {device.device_kind}"
     return [title, *aligned(cells)]
+
+
+def largest_json(found: Sequence[tuple[Case, Largest]], limit: int, device: jax.Device) -> dict[str, object]:
+    """Returns the answers as JSON takes them."""
+    rows = [{"name": case.name, "settings": case.settings, **dataclasses.asdict(answer)} for case, answer in found]
+    return {"mode": "memory", "device": device.device_kind, "limit_bytes": limit, "cases": rows}

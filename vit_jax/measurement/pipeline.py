@@ -115,3 +115,19 @@ def _marks(batches: TrainBatches, workers: int, count: int) -> list[float]:
     """Returns when each of some batches came, in seconds after the first."""
     marks = [time.perf_counter() for _ in iterate(batches, 0, count, workers, Unreadable(len(batches.source)))]
     return [mark - marks[0] for mark in marks]
+
+
+def pipeline_lines(
+    batches: TrainBatches, name: str, stages: Sequence[Speed], whole: Sequence[Speed], repeats: int
+) -> list[str]:
+    """Returns the speeds as the lines of a table.
+
+    Args:
+      name: of the set and its split.
+    """
+    size = "x".join(map(str, batches.transform.size))
+    lines = [f"{name}: {len(batches.source):,} images to {size} pixels", f"images/s, median of {repeats}"]
+    for title, speeds in (("one thread, each stage alone", stages), ("the whole pipeline", whole)):
+        lines.append(f"  {title}")
+        lines += [f"    {speed.name:<16} {speed.median:>12,.0f}  ±{speed.spread:.0%}" for speed in speeds]
+    return lines

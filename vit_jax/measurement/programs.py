@@ -7,13 +7,14 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from vit_jax.measurement.cases import Case
 from vit_jax.measurement.flops import TRAINING_PASSES, Products, model_flops, products_of
 from vit_jax.measurement.memory import program_memory
-from vit_jax.training.experiment import Experiment, initial_params
+from vit_jax.training.experiment import Experiment, initial_variables
 from vit_jax.training.sharding import batch_sharding
 
 Call = Callable[[], None]
@@ -27,11 +28,17 @@ class Facts:
       compile_seconds: of the first tracing, lowering and compilation, or None where nothing is compiled.
       peak_bytes: memory on each device, or None where it is not known.
       hardware: the products of one call, recomputation included, on all devices together; None where not known.
+      load_seconds: from the file of a checkpoint to a model that can be compiled, None without a file.
+      file_bytes: of the model's files, None where there are none or they hold more than the model.
+      on_device: whether it runs where the rate of large products was measured.
     """
 
     compile_seconds: float | None
     peak_bytes: int | None
     hardware: Products | None
+    load_seconds: float | None = None
+    file_bytes: int | None = None
+    on_device: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,13 +47,31 @@ class Work:
 
     Attributes:
       images: that it processes.
-      tokens: of an image, inside the model.
-      products: by the convention (see `vit_jax.measurement.flops`): a training step is three forward passes.
+      tokens: of an image, inside the model; None where an exported program does not tell.
+      products: by the convention (see `vit_jax.measurement.flops`): a training step is three forward passes. None
+        where they are not known.
+      notes: what a reader must know beside the figures.
     """
 
     images: int
-    tokens: int
-    products: Products
+    tokens: int | None
+    products: Products | None
+    notes: tuple[str, ...] = ()
+
+
+class Described(Protocol):
+    """What the figures tell of a combination of the axes.
+
+    Attributes:
+      settings: the value of every axis that a flag names.
+      dtype: the name of the type that is computed in.
+    """
+
+    @property
+    def settings(self) -> dict[str, str]: ...
+
+    @property
+    def dtype(self) -> str: ...
 
 
 class Program(Protocol):
@@ -54,14 +79,14 @@ class Program(Protocol):
 
     Attributes:
       label: the name of its row.
-      by: whose it is: vit_jax, linen, timm, timm_compiled.
+      by: whose it is: vit_jax, linen, timm, timm_compiled; of a bundle, its format.
       case: the sizes.
       work: what one call does.
     """
 
     label: str
     by: str
-    case: Case
+    case: Described
     work: Work
 
     def prepare(self) -> Facts:
@@ -157,11 +182,9 @@ def own_program(case: Case, mode: str, label: str) -> JaxProgram:
     if mode == "train":
         inputs = inputs_of(experiment.abstract_batch(), layout)
         return make(experiment.train_step, experiment.init, inputs, steps=True)
-    size, shardings = experiment.transform.size, {"params": experiment.shardings.params}
-
-    def variables() -> dict:
-        return {"params": initial_params(case.config, experiment.model, size)}
-
+    size, layouts = experiment.transform.size, experiment.shardings
+    shardings = {"params": layouts.params, "batch_stats": layouts.batch_stats}
+    variables = functools.partial(initial_variables, case.config, experiment.model, size)
     function = jax.jit(experiment.model.apply, in_shardings=(shardings, layout))
     images = jax.ShapeDtypeStruct((case.config.train.batch_size, *size, 3), jnp.float32)
     return make(function, jax.jit(variables, out_shardings=shardings), inputs_of(images, layout), steps=False)
@@ -169,12 +192,27 @@ def own_program(case: Case, mode: str, label: str) -> JaxProgram:
 
 def work_of(experiment: Experiment, mode: str) -> Work:
     """Returns what a training step or a forward pass of an experiment's batch does."""
-    model, size, images = experiment.model, experiment.transform.size, experiment.config.train.batch_size
+    model, size, config = experiment.model, experiment.transform.size, experiment.config
     variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *size, 3)))
+    work = forward_work(model, variables, size, config.train.batch_size)
+    if mode != "train":
+        return work
+    partly = config.optimizer.frozen is not None or config.lora.rank
+    notes = ("not all parameters are trained, but a step counts as three forward passes",) if partly else ()
+    return dataclasses.replace(work, products=work.products * TRAINING_PASSES, notes=notes)
+
+
+def forward_work(model: nn.Module, variables: dict, size: tuple[int, int], images: int) -> Work:
+    """Returns what a forward pass does.
+
+    Args:
+      variables: of the model, maybe abstract.
+      size: height and width of the images.
+      images: their number.
+    """
     features = functools.partial(model.apply, method="features")
-    tokens = jax.eval_shape(features, variables, jnp.zeros((1, *size, 3))).shape[1]
-    passes = TRAINING_PASSES if mode == "train" else 1
-    return Work(images, tokens, model_flops(model, variables, size) * (images * passes))
+    tokens = jax.eval_shape(features, variables, jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)).shape[1]
+    return Work(images, tokens, model_flops(model, variables, size) * images)
 
 
 def inputs_of(shapes, layout: jax.sharding.Sharding) -> jax.stages.Wrapped:

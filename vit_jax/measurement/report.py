@@ -17,6 +17,8 @@ COLUMNS = {
     "milliseconds": ("ms", "{:,.2f}"),
     "milliseconds_p50": ("p50 ms", "{:,.2f}"),
     "milliseconds_p95": ("p95 ms", "{:,.2f}"),
+    "load_seconds": ("load s", "{:.2f}"),
+    "file_megabytes": ("file MB", "{:,.1f}"),
     "compile_seconds": ("compile s", "{:.1f}"),
     "model_gflop_per_image": ("GFLOP/image", "{:,.3g}"),
     "hardware_gflop_per_image": ("hardware", "{:,.3g}"),
@@ -50,9 +52,12 @@ def figures(one: Measured, first: Measured, speeds: Speeds, peak_tflops: float |
     }
     row |= dict.fromkeys((*COLUMNS, "model_attention_gflop_per_image"))
     row["failure"], row["samples_milliseconds"] = one.failure, [1e3 * sample for sample in one.seconds]
-    row["model_gflop_per_image"] = work.products.flops / work.images / 1e9
-    row["model_attention_gflop_per_image"] = work.products.batched / work.images / 1e9
+    row["model_gflop_per_image"] = per_image(work.products, work.images)
+    if work.products is not None:
+        row["model_attention_gflop_per_image"] = work.products.batched / work.images / 1e9
     if facts is not None:
+        row["load_seconds"] = facts.load_seconds
+        row["file_megabytes"] = None if facts.file_bytes is None else facts.file_bytes / 1e6
         row["compile_seconds"] = facts.compile_seconds
         row["peak_mebibytes"] = None if facts.peak_bytes is None else facts.peak_bytes / 2**20
         row["hardware_gflop_per_image"] = per_image(facts.hardware, work.images)
@@ -68,13 +73,26 @@ def figures(one: Measured, first: Measured, speeds: Speeds, peak_tflops: float |
     if one.latencies:
         row["milliseconds_p50"] = 1e3 * percentile(one.latencies, 0.5)
         row["milliseconds_p95"] = 1e3 * percentile(one.latencies, 0.95)
-    row["model_tflops"] = work.products.flops / seconds / 1e12
-    row["mfu"] = work.products.flops / seconds / speeds.rates[dtype]
-    if facts.hardware is not None:
-        row["hardware_utilisation"] = facts.hardware.flops / seconds / speeds.rates[dtype]
-    if peak_tflops is not None:
-        row["mfu_of_peak"] = row["model_tflops"] / (peak_tflops * jax.device_count())
-    return row
+    return row | rates(one, seconds, speeds, peak_tflops)
+
+
+def rates(one: Measured, seconds: float, speeds: Speeds, peak_tflops: float | None) -> dict[str, float]:
+    """Returns operations a second and the shares of the device's rate that they are, as far as they are known.
+
+    Args:
+      seconds: of a call.
+    """
+    found, products, hardware = {}, one.program.work.products, one.facts.hardware
+    rate = speeds.rates[one.program.case.dtype] if one.facts.on_device else None
+    if products is not None:
+        found["model_tflops"] = products.flops / seconds / 1e12
+        if rate is not None:
+            found["mfu"] = products.flops / seconds / rate
+        if rate is not None and peak_tflops is not None:
+            found["mfu_of_peak"] = found["model_tflops"] / (peak_tflops * len(speeds.devices))
+    if hardware is not None and rate is not None:
+        found["hardware_utilisation"] = hardware.flops / seconds / rate
+    return found
 
 
 def per_image(products: Products | None, images: int) -> float | None:
@@ -87,8 +105,8 @@ def as_json(speeds: Speeds, peak_tflops: float | None = None) -> dict[str, objec
     first = speeds.measured[0]
     return {
         "mode": speeds.mode,
-        "device": jax.devices()[0].device_kind,
-        "devices": jax.device_count(),
+        "device": speeds.devices[0].device_kind,
+        "devices": len(speeds.devices),
         "jax": jax.__version__,
         "repeats": speeds.repeats,
         "peak_tflops": peak_tflops,

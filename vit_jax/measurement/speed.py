@@ -23,12 +23,14 @@ class Speeds:
 
     Attributes:
       mode: train or infer.
-      rates: floating-point operations a second of large products on all devices together, by dtype.
+      devices: those that the programs ran on.
+      rates: floating-point operations a second of large products on all of them together, by dtype.
       measured: the programs, in the order of the table.
       notes: what the figures do not tell by themselves.
     """
 
     mode: str
+    devices: Sequence[jax.Device]
     repeats: int
     rates: dict[str, float]
     measured: list[Measured]
@@ -60,26 +62,26 @@ def peer_program(peer: str, case: Case, mode: str) -> Program:
 
 
 def measure_speeds(
-    cases: Sequence[Case], mode: str, against: Sequence[str], repeats: int, seconds: float, quiet: bool = False
+    programs: Sequence[Program],
+    mode: str,
+    devices: Sequence[jax.Device],
+    repeats: int,
+    seconds: float,
+    quiet: bool = False,
 ) -> Speeds:
     """Measures the rate of large products, then all programs in turn.
 
     Args:
+      devices: those that the programs run on.
       seconds: how long each turn takes at least.
       quiet: say nothing of what is being done.
-
-    Raises:
-      UserError: a case or a peer is not as it must be.
     """
-    programs = programs_of(cases, mode, against)
     say = (lambda line: None) if quiet or not sys.stderr.isatty() else _say
     say("large products")
-    rates = {
-        dtype: matmul_rate(dtype, jax.devices()) for dtype in dict.fromkeys(program.case.dtype for program in programs)
-    }
+    rates = {dtype: matmul_rate(dtype, devices) for dtype in dict.fromkeys(program.case.dtype for program in programs)}
     measured = side_by_side(programs, repeats, seconds, mode == "infer", say)
     say("")
-    return Speeds(mode, repeats, rates, measured, notes_of(measured))
+    return Speeds(mode, devices, repeats, rates, measured, notes_of(measured))
 
 
 def _say(line: str) -> None:
@@ -90,12 +92,12 @@ def notes_of(measured: Sequence[Measured]) -> list[str]:
     """Returns what a reader must know beside the figures."""
     notes = {}
     for one in measured:
-        hardware = one.facts.hardware if one.facts else None
-        for note in (*one.program.work.products.notes, *(hardware.notes if hardware else ())):
-            notes[note] = None
-        config = one.program.case.config
-        if config.optimizer.frozen is not None or config.lora.rank:
-            notes["not all parameters are trained, but a step counts as three forward passes"] = None
+        work, hardware = one.program.work, one.facts.hardware if one.facts else None
+        counted = [note for products in (work.products, hardware) if products for note in products.notes]
+        notes |= dict.fromkeys((*counted, *work.notes))
+        if one.facts is not None and not one.facts.on_device:
+            label = one.program.label
+            notes[f"{label} does not run where the large products did; shares of their rate are left out"] = None
     if folder := jax.config.jax_compilation_cache_dir:
         notes[f"compile times may be those of reading the compilation cache {folder}"] = None
     return list(notes)

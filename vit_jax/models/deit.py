@@ -64,7 +64,9 @@ class DistilledVisionTransformer(VisionTransformer):
         tokens = self.features(images, train)
         return self.head_dense(tokens[:, 0]), self.dist_head(tokens[:, 1])
 
-    def pooled(self, tokens: Float[Array, "batch tokens width"]) -> Float[Array, "batch width"]:
+    def pooled(
+        self, tokens: Float[Array, "batch tokens width"], sizes: Float[Array, "batch patches"] | None = None
+    ) -> Float[Array, "batch width"]:
         """Returns the mean of the two tokens, as timm does; the cls token where it alone classifies."""
         if not self.dist_classifier:
             return tokens[:, 0]

@@ -8,9 +8,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vit_jax.layers.attention import ATTENTION
+from vit_jax.layers.attention_kernel import told
 from vit_jax.layers.block import EncoderBlock
 from vit_jax.layers.drop import drop_path_rate
+from vit_jax.layers.placement import over_batch
 from vit_jax.layers.product import PRODUCT
+from vit_jax.layers.token_merging import MergedTokens, unmerged
 from vit_jax.layers.types import DTypeLike
 
 REMAT_POLICIES = {
@@ -46,14 +49,17 @@ class BlockStack(nn.Module):
         key = self.make_rng("dropout") if random else None
         looked_into = self.is_mutable_collection(ATTENTION)
         if self.scan_layers and not self.is_initializing() and not looked_into:
-            return self.scan(x, key, layers)
+            if not isinstance(x, MergedTokens):
+                return self.scan(x, key, layers)
+            told("the blocks run as a loop, not as a scan: with merge_tokens each has its own number of tokens")
         block_class = self.block_class
         if self.remat != "none" and not looked_into:
             block_class = nn.remat(block_class, policy=REMAT_POLICIES[self.remat])
         wanted = {}
         for i in range(self.depth):
             block_key = None if key is None else jax.random.fold_in(key, i)
-            x = self.block(block_class, f"block_{i}")(x, block_key, drop_path_rate(self.drop_path, i, self.depth))
+            rate = drop_path_rate(self.drop_path, i, self.depth)
+            x = over_batch(self.block(block_class, f"block_{i}")(over_batch(x), block_key, rate))
             if i in layers:
                 wanted[i] = x
         return x, [wanted[i] for i in layers]
@@ -72,17 +78,24 @@ class BlockStack(nn.Module):
         def body(x, scanned):
             params, i = scanned
             block_key = None if key is None else jax.random.fold_in(key, i)
-            x = block.apply({"params": params}, x, block_key, drop_path_rate(self.drop_path, i, self.depth))
+            rate = drop_path_rate(self.drop_path, i, self.depth)
+            x = over_batch(block.apply({"params": params}, over_batch(x), block_key, rate))
             return x, x if layers else None
 
         if self.remat != "none":
             body = jax.checkpoint(body, policy=REMAT_POLICIES[self.remat], prevent_cse=False)
         x, outputs = jax.lax.scan(body, x, (stacked, jnp.arange(self.depth)))
-        return x, [outputs[i] for i in layers]
+        return x, [jax.tree.map(lambda output: output[i], outputs) for i in layers]
 
 
 class Encoder(BlockStack):
-    """The `depth` pre-norm blocks of a Vision Transformer."""
+    """The `depth` pre-norm blocks of a Vision Transformer.
+
+    Attributes:
+      merge_tokens: how many tokens each block merges, in evaluation only (see `vit_jax.layers.token_merging`). The
+        number of tokens then changes from block to block, so `scan_layers` has no effect, which is said.
+      prefix_tokens: how many tokens at the beginning are never merged.
+    """
 
     depth: int
     heads: int
@@ -98,9 +111,27 @@ class Encoder(BlockStack):
     norm_epsilon: float = 1e-6
     attention_kernel: str = "auto"
     fused_qkv: bool = False
+    merge_tokens: int = 0
+    prefix_tokens: int = 0
     remat: str = "none"
     scan_layers: bool = False
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
 
     block_class = EncoderBlock
+
+    def __call__(
+        self, x: Float[Array, "batch tokens width"], train: bool, layers: Sequence[int] = ()
+    ) -> tuple[Float[Array, "batch tokens width"] | MergedTokens, list]:
+        """Returns the tokens after the last block, and those after each of the blocks named in `layers`.
+
+        With `merge_tokens` they are `MergedTokens`.
+
+        Raises:
+          ValueError: tokens are to be merged in training.
+        """
+        if not self.merge_tokens:
+            return super().__call__(x, train, layers)
+        if train:
+            raise ValueError(f"merge_tokens={self.merge_tokens} is an option of inference; train with merge_tokens=0")
+        return super().__call__(unmerged(x, self.prefix_tokens), train, layers)

@@ -9,9 +9,13 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from vit_jax.errors import UserError, nearest
+from vit_jax.models.beit import Beit
+from vit_jax.models.convnext import ConvNeXt
 from vit_jax.models.deit import DistilledVisionTransformer
 from vit_jax.models.hybrid import HybridVisionTransformer
 from vit_jax.models.mixer import Mixer
+from vit_jax.models.resnet import ResNet
+from vit_jax.models.swin import SwinTransformer
 from vit_jax.models.vit import VisionTransformer
 
 
@@ -179,6 +183,37 @@ CIFAR_SIZES = {
 }
 """Small models for 32-pixel images: micro is the tutorials' size, lite6 and lite7 ViT-Lite (Hassani et al. 2021)."""
 
+RESNETS = {
+    "18": {"depths": (2, 2, 2, 2), "bottleneck": False},
+    "34": {"depths": (3, 4, 6, 3), "bottleneck": False},
+    "50": {"depths": (3, 4, 6, 3), "bottleneck": True},
+    "101": {"depths": (3, 4, 23, 3), "bottleneck": True},
+    "152": {"depths": (3, 8, 36, 3), "bottleneck": True},
+}
+"""He et al. 2016, table 1."""
+
+CONVNEXT_SIZES = {
+    "atto": {"depths": (2, 2, 6, 2), "widths": (40, 80, 160, 320)},
+    "femto": {"depths": (2, 2, 6, 2), "widths": (48, 96, 192, 384)},
+    "pico": {"depths": (2, 2, 6, 2), "widths": (64, 128, 256, 512)},
+    "nano": {"depths": (2, 2, 8, 2), "widths": (80, 160, 320, 640)},
+    "tiny": {"depths": (3, 3, 9, 3), "widths": (96, 192, 384, 768)},
+    "small": {"depths": (3, 3, 27, 3), "widths": (96, 192, 384, 768)},
+    "base": {"depths": (3, 3, 27, 3), "widths": (128, 256, 512, 1024)},
+    "large": {"depths": (3, 3, 27, 3), "widths": (192, 384, 768, 1536)},
+}
+"""Liu et al. 2022, section 3; the four smallest from Woo et al. 2023 (V2), appendix."""
+
+CONVNEXT_V2 = {"grn": True, "layer_scale": None}
+
+SWIN_SIZES = {
+    "tiny": {"depths": (2, 2, 6, 2), "widths": (96, 192, 384, 768), "heads": (3, 6, 12, 24)},
+    "small": {"depths": (2, 2, 18, 2), "widths": (96, 192, 384, 768), "heads": (3, 6, 12, 24)},
+    "base": {"depths": (2, 2, 18, 2), "widths": (128, 256, 512, 1024), "heads": (4, 8, 16, 32)},
+    "large": {"depths": (2, 2, 18, 2), "widths": (192, 384, 768, 1536), "heads": (6, 12, 24, 48)},
+}
+"""Liu et al. 2021, section 3.4; with windows of 7 at 224 pixels, V2 (Liu et al. 2022, section 4.1) of 8 at 256."""
+
 for _size, _fields in VIT_SIZES.items():
     for _patch in (8, 14, 16, 32):
         register(f"vit_{_size}{_patch}", VisionTransformer, patch_size=(_patch, _patch), **_fields)
@@ -194,8 +229,34 @@ for _name in ("s32", "s16", "b32", "b16", "l16"):
     _patch = int(_name[1:])
     register(f"mixer_{_name}", Mixer, patch_size=(_patch, _patch), **MIXER_SIZES[_name[0]])
 
+for _depth, _fields in RESNETS.items():
+    register(f"resnet{_depth}", ResNet, **_fields, widths=(64, 128, 256, 512), small_stem=False)
+register("resnet18_cifar", ResNet, **RESNETS["18"], widths=(64, 128, 256, 512), small_stem=True, num_classes=10)
+for _size, _fields in CONVNEXT_SIZES.items():
+    register(f"convnextv2_{_size}", ConvNeXt, **_fields, **CONVNEXT_V2)
+    if _size in ("tiny", "small", "base", "large"):
+        register(f"convnext_{_size}", ConvNeXt, **_fields, grn=False)
+# 2.7M parameters: patches of 2 pixels leave a 16x16 map, which three stages bring down to 4x4.
+_fields = {"depths": (2, 2, 4), "widths": (64, 128, 256), "patch_size": 2}
+register("convnext_cifar", ConvNeXt, **_fields, **CONVNEXT_V2, num_classes=10)
+
+for _size, _fields in SWIN_SIZES.items():
+    register(f"swin_{_size}", SwinTransformer, **_fields, version=1)
+    if _size != "large":
+        register(f"swinv2_{_size}", SwinTransformer, **_fields, version=2, window_size=8)
+# 2.9M parameters: patches of 2 pixels leave a 16x16 map, which three stages bring down to 4x4, one window.
+_fields = {"depths": (2, 4, 2), "widths": (64, 128, 256), "heads": (2, 4, 8), "patch_size": (2, 2), "window_size": 4}
+register("swin_cifar", SwinTransformer, **_fields, version=1, num_classes=10)
+register("beit_b16", Beit, patch_size=(16, 16), **VIT_SIZES["b"])
+register("beit_l16", Beit, patch_size=(16, 16), **VIT_SIZES["l"], layer_scale=1e-5)
+
 # Last, as `name_of` takes the first name that agrees, and these agree with everything.
 register("vit", VisionTransformer)
 register("vit_distilled", DistilledVisionTransformer)
 register("hybrid", HybridVisionTransformer)
 register("mixer", Mixer)
+register("resnet", ResNet)
+register("convnext", ConvNeXt)
+register("swinv2", SwinTransformer, version=2, window_size=8)
+register("swin", SwinTransformer)
+register("beit", Beit)

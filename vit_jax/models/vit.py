@@ -11,8 +11,9 @@ from vit_jax.layers.dense import Dense
 from vit_jax.layers.drop import dropout
 from vit_jax.layers.norm import LayerNorm
 from vit_jax.layers.patch_embed import PatchEmbed, grid_shape
-from vit_jax.layers.pooling import MapPool
+from vit_jax.layers.pooling import MapPool, mean_pool
 from vit_jax.layers.position import PositionEmbed
+from vit_jax.layers.token_merging import MergedTokens
 from vit_jax.layers.types import DTypeLike
 from vit_jax.models.encoder import REMAT_POLICIES, Encoder
 
@@ -49,6 +50,10 @@ class VisionTransformer(nn.Module):
       head_bias: initial bias of the head; -10 suits the sigmoid loss with many classes.
       attention_kernel: `auto` (cuDNN's fused kernel where it works, else the plain products), `plain` or `cudnn`.
       fused_qkv: queries, keys and values by one product; names and checkpoints are the same.
+      merge_tokens: an option of inference: each block merges so many of the patches' tokens, at most half of those that
+        are left, into others that are like them (Bolya et al. 2023). The tokens of `features` and `intermediates` are
+        then fewer; `merged_features` tells which patches each stands for. The blocks run as a loop whatever
+        `scan_layers` says, with the same results, and attention as plain products.
 
     Raises:
       ValueError: a field's value is unknown, or the sizes do not fit together.
@@ -81,10 +86,13 @@ class VisionTransformer(nn.Module):
     norm_epsilon: float = 1e-6
     attention_kernel: str = "auto"
     fused_qkv: bool = False
+    merge_tokens: int = 0
     remat: str = "none"
     scan_layers: bool = False
     dtype: DTypeLike = "float32"
     param_dtype: DTypeLike = "float32"
+
+    encoder_class = Encoder
 
     def setup(self):
         for field, choices in CHOICES.items():
@@ -95,6 +103,8 @@ class VisionTransformer(nn.Module):
                 raise ValueError(f"{field} must be at least 1, not {getattr(self, field)}")
         if min(self.patch_size) < 1 or self.registers < 0:
             raise ValueError(f"patch_size {self.patch_size} must be positive, registers {self.registers} not negative")
+        if self.merge_tokens < 0:
+            raise ValueError(f"merge_tokens must not be negative, not {self.merge_tokens}")
         for field in ("dropout", "attention_dropout", "drop_path"):
             if not 0 <= getattr(self, field) < 1:
                 raise ValueError(f"{field} must be at least 0 and less than 1, not {getattr(self, field)}")
@@ -107,9 +117,8 @@ class VisionTransformer(nn.Module):
         if self.registers:
             shape = (1, self.registers, self.width)
             self.register_tokens = self.param("registers", nn.initializers.normal(0.02), shape, self.param_dtype)
-        self.encoder = Encoder(
-            **{name: getattr(self, name) for name in Encoder.__dataclass_fields__ if name not in ("parent", "name")}
-        )
+        fields = self.encoder_class.__dataclass_fields__.keys() - {"parent", "name"}
+        self.encoder = self.encoder_class(**{name: getattr(self, name) for name in fields})
         if self.pre_norm:
             self.first_norm = LayerNorm(self.norm_epsilon, name="pre_norm", **types)
         self.norm = LayerNorm(self.norm_epsilon, **types)
@@ -151,7 +160,9 @@ class VisionTransformer(nn.Module):
 
     def embed(self, images: Float[Array, "batch height width 3"], train: bool = False) -> Float[Array, "batch width"]:
         """Returns the pooled vector before the head, pre-logits layer included."""
-        x = self.pooled(self.features(images, train))
+        merged = self.merged_features(images, train)
+        sizes = None if merged.sizes is None else merged.sizes[:, self.prefix_tokens :]
+        x = self.pooled(merged.tokens, sizes)
         x = self.norm(x) if self.pool_norm else x
         return jnp.tanh(self.pre_logits_dense(x)) if self.hidden_width else x
 
@@ -159,8 +170,13 @@ class VisionTransformer(nn.Module):
         self, images: Float[Array, "batch height width 3"], train: bool = False
     ) -> Float[Array, "batch tokens width"]:
         """Returns all tokens after the last block and, unless `pool_norm`, the final norm; before pooling."""
-        x = self.encoder(self.tokens(images, train), train)[0]
-        return x if self.pool_norm else self.norm(x)
+        return self.merged_features(images, train).tokens
+
+    def merged_features(self, images: Float[Array, "batch height width 3"], train: bool = False) -> MergedTokens:
+        """Returns what `features` does, and what each token stands for where tokens are merged (`merge_tokens`)."""
+        x = self.encoded(images, train)[0]
+        x = x if isinstance(x, MergedTokens) else MergedTokens(x)
+        return x if self.pool_norm else x._replace(tokens=self.norm(x.tokens))
 
     def intermediates(
         self, images: Float[Array, "batch height width 3"], layers: Sequence[int], train: bool = False
@@ -173,7 +189,14 @@ class VisionTransformer(nn.Module):
         unknown = [i for i in layers if not -self.depth <= i < self.depth]
         if unknown:
             raise ValueError(f"no layer {unknown[0]} in a model of depth {self.depth}")
-        return self.encoder(self.tokens(images, train), train, tuple(i % self.depth for i in layers))[1]
+        found = self.encoded(images, train, tuple(i % self.depth for i in layers))[1]
+        return [x.tokens if isinstance(x, MergedTokens) else x for x in found]
+
+    def encoded(
+        self, images: Float[Array, "batch height width 3"], train: bool, layers: Sequence[int] = ()
+    ) -> tuple[Float[Array, "batch tokens width"] | MergedTokens, list]:
+        """Returns the tokens after the last block, and those after each of the blocks named in `layers`."""
+        return self.encoder(self.tokens(images, train), train, layers)
 
     def patches(
         self, images: Float[Array, "batch height width 3"]
@@ -197,13 +220,20 @@ class VisionTransformer(nn.Module):
         x = dropout(key, x, self.dropout)
         return self.first_norm(x).astype(x.dtype) if self.pre_norm else x
 
-    def pooled(self, tokens: Float[Array, "batch tokens width"]) -> Float[Array, "batch width"]:
-        """Returns one vector an image."""
+    def pooled(
+        self, tokens: Float[Array, "batch tokens width"], sizes: Float[Array, "batch patches"] | None = None
+    ) -> Float[Array, "batch width"]:
+        """Returns one vector an image.
+
+        Args:
+          sizes: of how many patches each token after the prefix is the mean; None is 1.
+        """
         if self.pool == "cls":
             return tokens[:, 0]
+        patches = tokens[:, self.prefix_tokens :]
         if self.pool == "map":
-            return self.map_pool(tokens[:, self.prefix_tokens :])
-        mean = tokens[:, self.prefix_tokens :].astype(jnp.float32).mean(axis=1)
+            return self.map_pool(patches, sizes)
+        mean = mean_pool(patches, sizes)
         return mean if self.pool == "gap" else jnp.concatenate([tokens[:, 0].astype(jnp.float32), mean], axis=-1)
 
     @staticmethod

@@ -37,6 +37,10 @@ def _imagenet_bicubic(size: int, resize: int) -> Preprocessing:
     return Preprocessing((size, size), resize, "bicubic", mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
 
+def _squashed_bicubic(size: int) -> Preprocessing:
+    return Preprocessing((size, size), None, "bicubic", mean=IMAGENET_MEAN, std=IMAGENET_STD)
+
+
 _VIT, _MIXER, _BIG_VISION = "gs://vit_models", "gs://mixer_models", "gs://big_vision"
 _TUNED = f"{_VIT}/imagenet21k+imagenet2012"
 # They were evaluated with TensorFlow's area averages; the triangle that grows is the nearest of our filters.
@@ -44,6 +48,15 @@ _AREA_256 = Preprocessing((224, 224), resize=256)
 _HF_GOOGLE = Preprocessing((224, 224))
 _DEIT, _DEIT_384 = _imagenet_bicubic(224, 248), _imagenet_bicubic(384, 384)
 _DINOV2 = _imagenet_bicubic(224, 256)
+_SWIN, _SWIN_384, _SWINV2 = _imagenet_bicubic(224, 248), _imagenet_bicubic(384, 384), _imagenet_bicubic(256, 284)
+
+
+def _beit(size: int, resize: int) -> Preprocessing:
+    return Preprocessing((size, size), resize, "bicubic")
+
+
+_RESNET_A1, _CONVNEXT, _CONVNEXT_384 = _imagenet_bicubic(224, 235), _imagenet_bicubic(224, 256), _squashed_bicubic(384)
+_TORCHVISION = Preprocessing((224, 224), 256, mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
 _TABLE: dict[str, Published] = {
     # Dosovitskiy et al. 2021: pre-trained on ImageNet-21k, and fine-tuned on ImageNet at 384 or 224 pixels.
@@ -113,6 +126,108 @@ _TABLE: dict[str, Published] = {
     ),
     "deit_b16_384_distilled": Published(
         "hf://timm/deit_base_distilled_patch16_384.fb_in1k", _DEIT_384, "imagenet", {"heads": 12}
+    ),
+    # Wightman et al. 2021 ("ResNet strikes back", recipe A1), and torchvision's first weights.
+    "resnet18_a1": Published("hf://timm/resnet18.a1_in1k", _RESNET_A1, "imagenet"),
+    "resnet34_a1": Published("hf://timm/resnet34.a1_in1k", _RESNET_A1, "imagenet"),
+    "resnet50_a1": Published("hf://timm/resnet50.a1_in1k", _RESNET_A1, "imagenet"),
+    "resnet101_a1": Published("hf://timm/resnet101.a1_in1k", _RESNET_A1, "imagenet"),
+    "resnet152_a1": Published("hf://timm/resnet152.a1_in1k", _RESNET_A1, "imagenet"),
+    "resnet18_tv": Published("hf://timm/resnet18.tv_in1k", _TORCHVISION, "imagenet"),
+    "resnet34_tv": Published("hf://timm/resnet34.tv_in1k", _TORCHVISION, "imagenet"),
+    "resnet50_tv": Published("hf://timm/resnet50.tv_in1k", _TORCHVISION, "imagenet"),
+    "resnet101_tv": Published("hf://timm/resnet101.tv_in1k", _TORCHVISION, "imagenet"),
+    "resnet152_tv": Published("hf://timm/resnet152.tv_in1k", _TORCHVISION, "imagenet"),
+    # Liu et al. 2022: from scratch on ImageNet, and pre-trained on ImageNet-22k.
+    "convnext_tiny": Published("hf://timm/convnext_tiny.fb_in1k", _CONVNEXT, "imagenet"),
+    "convnext_small": Published("hf://timm/convnext_small.fb_in1k", _CONVNEXT, "imagenet"),
+    "convnext_base": Published("hf://timm/convnext_base.fb_in1k", _CONVNEXT, "imagenet"),
+    "convnext_large": Published("hf://timm/convnext_large.fb_in1k", _CONVNEXT, "imagenet"),
+    "convnext_tiny_in22k_in1k": Published("hf://timm/convnext_tiny.fb_in22k_ft_in1k", _CONVNEXT, "imagenet"),
+    "convnext_small_in22k_in1k": Published("hf://timm/convnext_small.fb_in22k_ft_in1k", _CONVNEXT, "imagenet"),
+    "convnext_base_in22k_in1k": Published("hf://timm/convnext_base.fb_in22k_ft_in1k", _CONVNEXT, "imagenet"),
+    "convnext_large_in22k_in1k": Published("hf://timm/convnext_large.fb_in22k_ft_in1k", _CONVNEXT, "imagenet"),
+    "convnext_tiny_in22k_in1k_384": Published(
+        "hf://timm/convnext_tiny.fb_in22k_ft_in1k_384", _CONVNEXT_384, "imagenet"
+    ),
+    "convnext_small_in22k_in1k_384": Published(
+        "hf://timm/convnext_small.fb_in22k_ft_in1k_384", _CONVNEXT_384, "imagenet"
+    ),
+    "convnext_base_in22k_in1k_384": Published(
+        "hf://timm/convnext_base.fb_in22k_ft_in1k_384", _CONVNEXT_384, "imagenet"
+    ),
+    "convnext_large_in22k_in1k_384": Published(
+        "hf://timm/convnext_large.fb_in22k_ft_in1k_384", _CONVNEXT_384, "imagenet"
+    ),
+    # Woo et al. 2023 (V2): pre-trained by masked autoencoding, then fine-tuned.
+    "convnextv2_atto": Published("hf://timm/convnextv2_atto.fcmae_ft_in1k", _CONVNEXT, "imagenet"),
+    "convnextv2_femto": Published("hf://timm/convnextv2_femto.fcmae_ft_in1k", _CONVNEXT, "imagenet"),
+    "convnextv2_pico": Published("hf://timm/convnextv2_pico.fcmae_ft_in1k", _CONVNEXT, "imagenet"),
+    "convnextv2_nano": Published("hf://timm/convnextv2_nano.fcmae_ft_in1k", _CONVNEXT, "imagenet"),
+    "convnextv2_tiny": Published("hf://timm/convnextv2_tiny.fcmae_ft_in1k", _CONVNEXT, "imagenet"),
+    "convnextv2_base": Published("hf://timm/convnextv2_base.fcmae_ft_in1k", _CONVNEXT, "imagenet"),
+    "convnextv2_large": Published("hf://timm/convnextv2_large.fcmae_ft_in1k", _CONVNEXT, "imagenet"),
+    "convnextv2_nano_in22k_in1k": Published("hf://timm/convnextv2_nano.fcmae_ft_in22k_in1k", _CONVNEXT, "imagenet"),
+    "convnextv2_tiny_in22k_in1k": Published("hf://timm/convnextv2_tiny.fcmae_ft_in22k_in1k", _CONVNEXT, "imagenet"),
+    "convnextv2_base_in22k_in1k": Published("hf://timm/convnextv2_base.fcmae_ft_in22k_in1k", _CONVNEXT, "imagenet"),
+    "convnextv2_large_in22k_in1k": Published("hf://timm/convnextv2_large.fcmae_ft_in22k_in1k", _CONVNEXT, "imagenet"),
+    "convnextv2_nano_in22k_in1k_384": Published(
+        "hf://timm/convnextv2_nano.fcmae_ft_in22k_in1k_384", _CONVNEXT_384, "imagenet"
+    ),
+    "convnextv2_tiny_in22k_in1k_384": Published(
+        "hf://timm/convnextv2_tiny.fcmae_ft_in22k_in1k_384", _CONVNEXT_384, "imagenet"
+    ),
+    "convnextv2_base_in22k_in1k_384": Published(
+        "hf://timm/convnextv2_base.fcmae_ft_in22k_in1k_384", _CONVNEXT_384, "imagenet"
+    ),
+    "convnextv2_large_in22k_in1k_384": Published(
+        "hf://timm/convnextv2_large.fcmae_ft_in22k_in1k_384", _CONVNEXT_384, "imagenet"
+    ),
+    # Liu et al. 2021 (Swin), from scratch on ImageNet, or pre-trained on ImageNet-22k first, in timm's repositories.
+    "swin_tiny": Published("hf://timm/swin_tiny_patch4_window7_224.ms_in1k", _SWIN, "imagenet"),
+    "swin_small": Published("hf://timm/swin_small_patch4_window7_224.ms_in1k", _SWIN, "imagenet"),
+    "swin_base": Published("hf://timm/swin_base_patch4_window7_224.ms_in1k", _SWIN, "imagenet"),
+    "swin_base_384": Published("hf://timm/swin_base_patch4_window12_384.ms_in1k", _SWIN_384, "imagenet"),
+    "swin_tiny_in22k_in1k": Published("hf://timm/swin_tiny_patch4_window7_224.ms_in22k_ft_in1k", _SWIN, "imagenet"),
+    "swin_small_in22k_in1k": Published("hf://timm/swin_small_patch4_window7_224.ms_in22k_ft_in1k", _SWIN, "imagenet"),
+    "swin_base_in22k_in1k": Published("hf://timm/swin_base_patch4_window7_224.ms_in22k_ft_in1k", _SWIN, "imagenet"),
+    "swin_large_in22k_in1k": Published("hf://timm/swin_large_patch4_window7_224.ms_in22k_ft_in1k", _SWIN, "imagenet"),
+    "swin_base_384_in22k_in1k": Published(
+        "hf://timm/swin_base_patch4_window12_384.ms_in22k_ft_in1k", _SWIN_384, "imagenet"
+    ),
+    "swin_large_384_in22k_in1k": Published(
+        "hf://timm/swin_large_patch4_window12_384.ms_in22k_ft_in1k", _SWIN_384, "imagenet"
+    ),
+    "swin_tiny_in22k": Published("hf://timm/swin_tiny_patch4_window7_224.ms_in22k", _SWIN),
+    "swin_small_in22k": Published("hf://timm/swin_small_patch4_window7_224.ms_in22k", _SWIN),
+    "swin_base_in22k": Published("hf://timm/swin_base_patch4_window7_224.ms_in22k", _SWIN),
+    "swin_large_in22k": Published("hf://timm/swin_large_patch4_window7_224.ms_in22k", _SWIN),
+    # Liu et al. 2022 (Swin V2); the files do not tell the windows.
+    "swinv2_tiny": Published("hf://timm/swinv2_tiny_window8_256.ms_in1k", _SWINV2, "imagenet", {"window_size": 8}),
+    "swinv2_tiny_window16": Published(
+        "hf://timm/swinv2_tiny_window16_256.ms_in1k", _SWINV2, "imagenet", {"window_size": 16}
+    ),
+    "swinv2_small": Published("hf://timm/swinv2_small_window8_256.ms_in1k", _SWINV2, "imagenet", {"window_size": 8}),
+    "swinv2_small_window16": Published(
+        "hf://timm/swinv2_small_window16_256.ms_in1k", _SWINV2, "imagenet", {"window_size": 16}
+    ),
+    "swinv2_base": Published("hf://timm/swinv2_base_window8_256.ms_in1k", _SWINV2, "imagenet", {"window_size": 8}),
+    "swinv2_base_window16": Published(
+        "hf://timm/swinv2_base_window16_256.ms_in1k", _SWINV2, "imagenet", {"window_size": 16}
+    ),
+    # Bao et al. 2022 (BEiT), fine-tuned on ImageNet-22k and then on ImageNet; Peng et al. 2022 (BEiT v2).
+    "beit_b16": Published("hf://timm/beit_base_patch16_224.in22k_ft_in22k_in1k", _beit(224, 248), "imagenet"),
+    "beit_b16_384": Published("hf://timm/beit_base_patch16_384.in22k_ft_in22k_in1k", _beit(384, 384), "imagenet"),
+    "beit_b16_in22k": Published("hf://timm/beit_base_patch16_224.in22k_ft_in22k", _beit(224, 248)),
+    "beit_l16": Published("hf://timm/beit_large_patch16_224.in22k_ft_in22k_in1k", _beit(224, 248), "imagenet"),
+    "beit_l16_384": Published("hf://timm/beit_large_patch16_384.in22k_ft_in22k_in1k", _beit(384, 384), "imagenet"),
+    "beit_l16_512": Published("hf://timm/beit_large_patch16_512.in22k_ft_in22k_in1k", _beit(512, 512), "imagenet"),
+    "beit_l16_in22k": Published("hf://timm/beit_large_patch16_224.in22k_ft_in22k", _beit(224, 248)),
+    "beitv2_b16": Published("hf://timm/beitv2_base_patch16_224.in1k_ft_in1k", _SWIN, "imagenet"),
+    "beitv2_b16_in22k_in1k": Published("hf://timm/beitv2_base_patch16_224.in1k_ft_in22k_in1k", _SWIN, "imagenet"),
+    "beitv2_l16": Published("hf://timm/beitv2_large_patch16_224.in1k_ft_in1k", _imagenet_bicubic(224, 235), "imagenet"),
+    "beitv2_l16_in22k_in1k": Published(
+        "hf://timm/beitv2_large_patch16_224.in1k_ft_in22k_in1k", _imagenet_bicubic(224, 235), "imagenet"
     ),
 }
 

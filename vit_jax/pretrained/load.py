@@ -10,6 +10,8 @@ from vit_jax.errors import UserError, named
 from vit_jax.pretrained import big_vision, files, google, huggingface, own, timm
 from vit_jax.pretrained.bundle import LABELS, PROGRAMS, bundle_folder, read_bundle
 from vit_jax.pretrained.catalogue import Published
+from vit_jax.pretrained.layout import read_layout
+from vit_jax.pretrained.layouts import layout_of_arrays
 from vit_jax.pretrained.locate import locate
 from vit_jax.pretrained.weights import Weights
 
@@ -110,8 +112,11 @@ def torch_weights(
       folder: where `config.json` and `preprocessor_config.json` lie, if they do.
     """
     config = files.read_json(folder / "config.json")
+    preprocessor = files.read_json(folder / "preprocessor_config.json")
+    # Before the Vision Transformers, of whose names a BEiT in timm's has most.
+    if (layout := layout_of_arrays(arrays)) is not None:
+        return read_layout(layout, arrays, config, preprocessor, source, image_size, **fields)
     if huggingface.recognises(arrays):
-        preprocessor = files.read_json(folder / "preprocessor_config.json")
         return huggingface.read_weights(arrays, config, preprocessor, source, image_size, **fields)
     if timm.recognises(arrays):
         return timm.read_weights(arrays, config, source, image_size, **fields)

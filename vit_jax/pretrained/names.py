@@ -97,7 +97,21 @@ class Stacked:
         return np.stack(arrays)
 
 
-Form = Plain | Flat | Transposed | Convolution | Packed | Stacked
+class Rows:
+    """Matrices one after the other along the first axis; all axes of ours but the last make the rows of each."""
+
+    def read(self, array: np.ndarray, shapes: Sequence[Shape]) -> list[np.ndarray]:
+        counts = [math.prod(shape[:-1]) for shape in shapes]
+        if array.shape != (sum(counts), shapes[0][-1]):
+            raise ValueError
+        parts = np.split(array, np.cumsum(counts)[:-1])
+        return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+    def write(self, arrays: Sequence[np.ndarray]) -> np.ndarray:
+        return np.concatenate([array.reshape(-1, array.shape[-1]) for array in arrays])
+
+
+Form = Plain | Flat | Transposed | Convolution | Packed | Stacked | Rows
 
 
 @dataclasses.dataclass(frozen=True)

@@ -70,18 +70,19 @@ def read_weights(path: pathlib.Path, best: bool = False, **overrides) -> Weights
         step = step_folder(path, best) if is_workdir(path) else path
     with _explained_damage(step):
         facts = json.loads((step / "run" / "metadata").read_text())
-        params, averaged = _read_params(step / "state")
-        described = described_by(facts, _merged(params, facts["config"]))
+        variables, averaged = _read_variables(step / "state")
+        described = described_by(facts, _merged(variables, facts["config"]))
     which = ", ".join(word for word, said in (("best", best), ("averaged", averaged)) if said)
     source = f"{path}{f', step {step.name}' if step.name.isdigit() else ''}{f' ({which})' if which else ''}"
     fields = {**described.fields, **overrides}
     return dataclasses.replace(described, fields=fields, source=source)
 
 
-def _merged(params: dict, config: dict) -> dict[str, np.ndarray]:
-    """Returns the bare model's parameters by flat name: what LoRA has learned is added to the kernels."""
+def _merged(variables: dict, config: dict) -> dict[str, np.ndarray]:
+    """Returns the bare model's variables by flat name: what LoRA has learned is added to the kernels."""
     scale = config.get("lora.alpha", 0.0) / (config.get("lora.rank") or 1)
-    return {name: np.asarray(array) for name, array in flat(merge(params, scale)).items()}
+    merged = {**variables, "params": merge(variables["params"], scale)}
+    return {name: np.asarray(array) for name, array in flat(merged).items()}
 
 
 def described_by(facts: dict, params: dict[str, np.ndarray]) -> Weights:
@@ -128,17 +129,19 @@ def _size_of(config: dict, params: dict[str, np.ndarray], module) -> tuple[int, 
     return nominal_size(module, tokens) if square_grid(tokens) else None
 
 
-def _read_params(directory: pathlib.Path) -> tuple[dict, bool]:
-    """Returns the parameters that evaluation uses, as NumPy arrays, and whether they are an average."""
+def _read_variables(directory: pathlib.Path) -> tuple[dict, bool]:
+    """Returns the variables that evaluation uses, as NumPy arrays, and whether they are an average."""
     logging.set_verbosity(logging.FATAL)  # Orbax warns when a part of what is saved is read
     with ocp.PyTreeCheckpointer() as checkpointer:
         directory = directory.absolute()  # Orbax finds nothing in a relative one
         saved = checkpointer.metadata(directory).item_metadata.tree
-        name = "ema_params" if saved.get("ema_params") else "params"
-        like = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), saved[name])
-        restore_args = {name: jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)}
-        args = ocp.args.PyTreeRestore(item={name: like}, restore_args=restore_args, partial_restore=True)
-        return checkpointer.restore(directory, args=args)[name], name == "ema_params"
+        prefix = "ema_" if saved.get("ema_params") else ""
+        wanted = {name: saved[name] for name in (f"{prefix}params", f"{prefix}batch_stats") if saved.get(name)}
+        like = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), wanted)
+        restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
+        args = ocp.args.PyTreeRestore(item=like, restore_args=restore_args, partial_restore=True)
+        read = checkpointer.restore(directory, args=args)
+        return {name.removeprefix(prefix): read[name] for name in wanted}, bool(prefix)
 
 
 def write_weights(weights: Weights, folder: pathlib.Path) -> None:

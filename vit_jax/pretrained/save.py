@@ -5,6 +5,8 @@ import pathlib
 from vit_jax.data.preprocessing import Preprocessing
 from vit_jax.errors import UserError
 from vit_jax.pretrained import files, google, huggingface, own, timm
+from vit_jax.pretrained.layout import write_layout
+from vit_jax.pretrained.layouts import layout_of_model
 from vit_jax.pretrained.weights import Weights
 
 KINDS = ("google", "timm", "huggingface", "vit_jax")
@@ -45,7 +47,10 @@ def _save(weights: Weights, out: pathlib.Path, kind: str, described: bool) -> li
     if kind == "vit_jax":
         own.write_weights(weights, out)
         return []
-    if kind == "timm":
+    layout = layout_of_model(weights.module, {"timm": timm.KIND, "huggingface": huggingface.KIND}.get(kind, kind))
+    if layout is not None:
+        arrays, documents, notes = write_layout(layout, weights)
+    elif kind == "timm":
         arrays, config, notes = timm.write_weights(weights)
         documents = {"config.json": config}
     elif kind == "huggingface":

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from vit_jax.errors import UserError
+from vit_jax.layers.relative_bias import TABLE, resize_table
 from vit_jax.pretrained.names import families
 from vit_jax.pretrained.weights import POSITIONS, Weights, parameter_shapes, square_grid
 
@@ -75,7 +76,8 @@ def fit(
     """Returns parameters of a model, by flat name, taken from weights as far as they fit, and the report.
 
     The head is that of the weights where the number of classes is equal, and the pre-logits layer the same; else it
-    starts as the model initialises it, which is at zero. Positions are resized to the image's grid.
+    starts as the model initialises it, which is at zero. Positions are resized to the image's grid, tables of relative
+    positions to that of the grid or the windows.
 
     Args:
       initial: the model's own initial parameters, asked for only where some are needed.
@@ -89,7 +91,7 @@ def fit(
     shapes = parameter_shapes(module, image_size)
     report = Report(weights.source, notes=list(weights.notes))
     why_new_head = _why_new_head(weights, module, surgery)
-    params, missing = {}, []
+    params, missing, tables = {}, [], []
     for name, shape in shapes.items():
         array = weights.params.get(name)
         other_layer = name.startswith(PRE_LOGITS) and array is not None and array.shape != shape
@@ -104,6 +106,9 @@ def fit(
         elif name == PATCHES and array.shape[2:] == shape[2:]:
             params[name] = _fitted_patches(array, shape[:2], weights.source, surgery)
             report.resized.append(f"{name} {_by(array.shape)} -> {_by(shape)} (pseudo-inverse)")
+        elif name.endswith(TABLE) and array.ndim == 3 and array.shape[2] == shape[2]:
+            params[name] = resize_table(array, shape[:2])
+            tables.append(name)
         elif "/token_mixing/" in name:
             raise UserError(f"{weights.source} holds a Mixer, whose image size is fixed: {weights.image_size}")
         else:
@@ -112,6 +117,7 @@ def fit(
             )
     if not any(name.startswith("encoder/") for name in report.loaded):
         raise UserError(f"{weights.source} holds none of the model's encoder")
+    report.resized += [f"{name} (linear between distances that grow)" for name in families(tables)]
     if missing:
         start = initial()
         params |= {name: np.asarray(start[name]) for name in missing}

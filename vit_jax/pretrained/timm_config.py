@@ -15,6 +15,7 @@ POOLS = {"token": "cls", "avg": "gap", "map": "map"}
 
 TOLD_BY_ARCHITECTURE = (
     (r"quickgelu", None),
+    (r"^beit", None),  # without relative positions and biases it has a ViT's names, but other defaults
     (r"_rpn_|_xp_|18x2|36x1|_pwee_|relpos|_gap_.*rope|_rope", None),
     (r"_clip_", {"norm_epsilon": 1e-5}),
     (r"giantopt_patch16_siglip", {"heads": 16, "gelu": "tanh"}),
@@ -109,7 +110,6 @@ def stated_preprocessing(config: Mapping[str, object], size: tuple[int, int]) ->
 def hub_config(weights: Weights) -> dict[str, object]:
     """Returns `config.json` as timm's `save_for_hf` writes it: an architecture, and arguments that make it this one."""
     module, size = weights.module, weights.image_size or weights.preprocessing.size
-    seen = weights.preprocessing.at_size(size)
     distilled = isinstance(module, DistilledVisionTransformer)
     pools = {ours: theirs for theirs, ours in POOLS.items()}
     arguments = {
@@ -137,25 +137,46 @@ def hub_config(weights: Weights) -> dict[str, object]:
         # A class cannot be written to JSON, so the MLP has to be that of the architecture.
         architecture = "vit_giant_patch14_dinov2"
         del arguments["act_layer"]
+    classifier = ["head", "head_dist"] if distilled else "head"
+    return hub_document(weights, architecture, arguments, module.width, "patch_embed.proj", classifier)
+
+
+def hub_document(
+    weights: Weights,
+    architecture: str,
+    arguments: Mapping[str, object],
+    features: int,
+    first_conv: str,
+    classifier: str | list[str],
+) -> dict[str, object]:
+    """Returns `config.json` of any of timm's models: what makes it, and how its images are prepared.
+
+    Args:
+      arguments: of the architecture's entry point, those that make it this model.
+      features: channels that enter the classifier.
+      first_conv, classifier: names of timm's layers.
+    """
+    size = weights.image_size or weights.preprocessing.size
+    seen = weights.preprocessing.at_size(size)
     crop_pct = min(size) / seen.resize if seen.resize else 1.0
     if seen.resize and math.floor(min(size) / crop_pct) < seen.resize:
         crop_pct = math.nextafter(crop_pct, 0)  # timm rounds down, and so does float division
     config = {
         "architecture": architecture,
-        "num_classes": module.num_classes,
-        "num_features": module.width,
-        "global_pool": arguments["global_pool"],
-        "model_args": arguments,
+        "num_classes": weights.classes,
+        "num_features": features,
+        "global_pool": arguments.get("global_pool", "avg"),
+        "model_args": dict(arguments),
         "pretrained_cfg": {
-            "num_classes": module.num_classes,
+            "num_classes": weights.classes,
             "input_size": [3, *size],
             "interpolation": seen.interpolation,
             "crop_pct": crop_pct,
             "crop_mode": "center" if seen.resize else "squash",
             "mean": list(seen.mean),
             "std": list(seen.std),
-            "first_conv": "patch_embed.proj",
-            "classifier": ["head", "head_dist"] if distilled else "head",
+            "first_conv": first_conv,
+            "classifier": classifier,
         },
     }
     if weights.class_names:

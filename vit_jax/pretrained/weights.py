@@ -21,6 +21,9 @@ from vit_jax.pretrained.names import families
 
 POSITIONS = "position_embed/embedding"
 
+STATISTICS = "batch_stats/"
+"""What the flat names of running statistics begin with, where they stand among those of the parameters."""
+
 WITHOUT_PARAMETERS = ("gelu", "norm_epsilon")
 """Fields that can be overridden in any file, as no array depends on them."""
 
@@ -32,7 +35,8 @@ class Weights:
     Attributes:
       name: of the architecture, one that `create_model` knows.
       fields: of that architecture, those that its name does not fix.
-      params: under our flat names, such as `encoder/block_0/norm_0/scale`.
+      params: under our flat names, such as `encoder/block_0/norm_0/scale`; running statistics of batch norms are among
+        them, such as `batch_stats/stem/norm/mean`.
       image_size: height and width in pixels that the position grid was learned for, or None where nothing tells.
       preprocessing: what their evaluation does to an image; its size may be another than `image_size`.
       class_names: in the order of the logits, or None where they are not known.
@@ -63,7 +67,12 @@ class Weights:
     @property
     def variables(self) -> dict:
         """What `module.apply` takes."""
-        return {"params": flax.traverse_util.unflatten_dict(self.params, sep="/")}
+        return variables_of(self.params)
+
+    @property
+    def parameter_count(self) -> int:
+        """Number of scalars that training would learn."""
+        return sum(array.size for name, array in self.params.items() if not name.startswith(STATISTICS))
 
     @property
     def classes(self) -> int:
@@ -72,7 +81,7 @@ class Weights:
 
 
 def parameter_shapes(module: nn.Module, image_size: tuple[int, int]) -> dict[str, tuple[int, ...]]:
-    """Returns the shape of every parameter of a model for an image size, by flat name.
+    """Returns the shape of every parameter and running statistic of a model for an image size, by flat name.
 
     Raises:
       UserError: the model's fields or the image size do not fit together.
@@ -85,15 +94,25 @@ def _parameter_shapes(module: nn.Module, image_size: tuple[int, int]) -> dict[st
     """Cached, as reading a file and making a model of it ask for the same several times."""
     image = jax.ShapeDtypeStruct((1, *image_size, 3), jnp.float32)
     try:
-        params = jax.eval_shape(module.init, jax.random.key(0), image)["params"]
+        variables = jax.eval_shape(module.init, jax.random.key(0), image)
     except (ValueError, TypeError, ZeroDivisionError) as error:
         raise UserError(f"a {type(module).__name__} for {image_size[0]}x{image_size[1]} images: {error}") from error
-    return {name: leaf.shape for name, leaf in flat(params).items()}
+    return {name: leaf.shape for name, leaf in flat(variables).items()}
 
 
-def flat(params: Mapping) -> dict[str, np.ndarray]:
-    """Returns a nested tree of parameters by flat names."""
-    return flax.traverse_util.flatten_dict(params, sep="/")
+def flat(variables: Mapping) -> dict[str, np.ndarray]:
+    """Returns the nested variables of a model by flat names; those of running statistics begin with `STATISTICS`."""
+    statistics = flax.traverse_util.flatten_dict(variables.get("batch_stats", {}), sep="/")
+    params = flax.traverse_util.flatten_dict(variables["params"], sep="/")
+    return params | {STATISTICS + name: leaf for name, leaf in statistics.items()}
+
+
+def variables_of(arrays: Mapping[str, np.ndarray]) -> dict:
+    """Returns what `module.apply` takes, of arrays by flat names: the opposite of `flat`."""
+    params = {name: array for name, array in arrays.items() if not name.startswith(STATISTICS)}
+    statistics = {name.removeprefix(STATISTICS): array for name, array in arrays.items() if name not in params}
+    trees = {"params": params, **({"batch_stats": statistics} if statistics else {})}
+    return {collection: flax.traverse_util.unflatten_dict(tree, sep="/") for collection, tree in trees.items()}
 
 
 def square_grid(tokens: int) -> tuple[int, int] | None:

@@ -74,6 +74,7 @@ def evaluated_only(config: ConfigDict) -> ConfigDict:
     config.data.classes = None  # of the source they have been taken already
     config.surgery.new_head = False
     config.lora = default_config().lora
+    config.distill = default_config().distill
     config.optimizer = default_config().optimizer
     config.schedule = default_config().schedule
     return config

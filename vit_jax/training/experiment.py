@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
@@ -24,8 +24,10 @@ from vit_jax.data.subset import subset
 from vit_jax.duration import Clock, to_steps
 from vit_jax.errors import UserError
 from vit_jax.evaluation.classification import EvalStep
+from vit_jax.layers.placement import batch_laid_out, over_batch
 from vit_jax.models.lora import merge
 from vit_jax.models.registry import create_model
+from vit_jax.training.distillation import Taught, load_teacher, make_distillation
 from vit_jax.training.frozen import frozen_pattern, split
 from vit_jax.training.lora import lora_scale, with_lora
 from vit_jax.training.losses import class_weights, make_loss, weighted
@@ -33,7 +35,9 @@ from vit_jax.training.optimizer import make_optimizer
 from vit_jax.training.sharding import (
     batch_divisor,
     batch_sharding,
+    host_rows,
     make_mesh,
+    placed,
     replicated,
     require_divisible,
     state_shardings,
@@ -50,7 +54,7 @@ class Experiment:
       clock: turns durations into steps; its `total_steps` is the training's length.
       transform: host-side cropping and resizing.
       train_step: jitted (state, batch) -> (state, metrics); donates the state.
-      eval_step: jitted (params, batch) -> per-example results.
+      eval_step: jitted (variables, batch) -> per-example results.
       shardings: layout of every array of the state.
       frozen: regular expression of the parameters that are not trained, or None.
     """
@@ -63,7 +67,7 @@ class Experiment:
     transform: HostTransform
     augment: DeviceAugment
     init: jax.stages.Wrapped
-    train_step: jax.stages.Wrapped
+    train_step: jax.stages.Wrapped | Taught
     eval_step: jax.stages.Wrapped
     shardings: TrainState
     frozen: str | None
@@ -82,11 +86,11 @@ class Experiment:
 
     def train_batches(self) -> TrainBatches:
         """Returns this host's training batches by position."""
-        return host_batches(self.config, self.source)
+        return host_batches(self.config, self.source, host_rows(self.mesh))
 
     def eval_batches(self, source: Source) -> EvalBatches:
         """Returns this host's evaluation batches of a source by number."""
-        return EvalBatches(source, self.config.eval.batch_size, self.transform, this_host())
+        return EvalBatches(source, self.config.eval.batch_size, self.transform, host_rows(self.mesh))
 
     def held_out(self, key: str) -> Source:
         """Returns the source of `val_split` or `eval_split`."""
@@ -118,15 +122,10 @@ def named_source(config: ConfigDict, key: str) -> Source:
     return kept_in_memory(source, max(config.data.workers, 1)) if config.data.in_memory else source
 
 
-def host_batches(config: ConfigDict, source: Source) -> TrainBatches:
-    """Returns this host's training batches of a source by position."""
+def host_batches(config: ConfigDict, source: Source, host: HostRows | None = None) -> TrainBatches:
+    """Returns the training batches of a source by position; with `host` only its rows of each."""
     order = Order(len(source), config.train.batch_size, config.seed, config.augment.repeats)
-    return TrainBatches(source, order, host_transform(config, source), this_host())
-
-
-def this_host() -> HostRows:
-    """Returns which rows of a global batch this process loads."""
-    return HostRows(jax.process_index(), jax.process_count())
+    return TrainBatches(source, order, host_transform(config, source), host or HostRows())
 
 
 def build(config: ConfigDict, source: Source | None = None, devices: Sequence[jax.Device] | None = None) -> Experiment:
@@ -154,8 +153,8 @@ def build(config: ConfigDict, source: Source | None = None, devices: Sequence[ja
     transform = host_transform(config, source)
     model = build_model(config, source, transform.size)
     augment = device_augment(config, len(source.class_names))
-    init_params = functools.partial(initial_params, config, model, transform.size)
-    abstract_params = jax.eval_shape(init_params)
+    init_variables = functools.partial(initial_variables, config, model, transform.size)
+    abstract_params = jax.eval_shape(init_variables)["params"]
     frozen = frozen_pattern(config, abstract_params)
     optimizer, schedule = make_optimizer(config, clock, abstract_params)
     loss = make_loss(config.train.loss)
@@ -164,13 +163,15 @@ def build(config: ConfigDict, source: Source | None = None, devices: Sequence[ja
         classes = len(source.class_names)
         train_loss = weighted(loss, class_weights(config.train.class_weights, labels_of(source), classes))
     ema_decay = config.train.ema_decay
+    teacher, taught_by = load_teacher(config, len(source.class_names)) or (None, None)
 
     def initial_state() -> TrainState:
-        params = init_params()
-        ema_params = None if ema_decay is None else jax.tree.map(jnp.copy, params)
+        variables = init_variables()
+        params, batch_stats = variables["params"], variables["batch_stats"]
+        averages = (None, None) if ema_decay is None else jax.tree.map(jnp.copy, (params, batch_stats))
         rng = jax.random.key_data(initial_keys(config.seed)[1])
         opt_state = optimizer.init(split(params, frozen)[0])
-        return TrainState(jnp.zeros((), jnp.int32), params, {}, opt_state, ema_params, rng)
+        return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, opt_state, *averages, rng)
 
     shardings = state_shardings(mesh, jax.eval_shape(initial_state))
     train_step = TrainStep(
@@ -178,19 +179,22 @@ def build(config: ConfigDict, source: Source | None = None, devices: Sequence[ja
         optimizer,
         schedule,
         augment,
-        train_loss,
+        # With the logits laid out as the batch, the head's parameters come to it, not all images' features to them.
+        lambda logits, labels: train_loss(over_batch(logits), labels),
         label_smoothing=config.train.label_smoothing,
         accumulate=config.train.accumulate,
         ema_decay=ema_decay,
         frozen=frozen,
         lora_scale=lora_scale(config),
+        distillation=None if teacher is None else make_distillation(config, teacher, model, augment.normalisation),
     )
     eval_rows = EvalStep(model, augment.normalisation, loss)
 
-    def eval_step(params: dict, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        return eval_rows(merge(params, lora_scale(config)), batch)
+    def eval_step(variables: dict, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        return eval_rows({**variables, "params": merge(variables["params"], lora_scale(config))}, batch)
 
     batch_layout, whole = batch_sharding(mesh), replicated(mesh)
+    laid_out = functools.partial(with_batch_laid_out, batch_layout)
     return Experiment(
         config=config,
         mesh=mesh,
@@ -200,24 +204,54 @@ def build(config: ConfigDict, source: Source | None = None, devices: Sequence[ja
         transform=transform,
         augment=augment,
         init=jax.jit(initial_state, out_shardings=shardings),
-        train_step=jax.jit(
-            train_step, in_shardings=(shardings, batch_layout), out_shardings=(shardings, whole), donate_argnums=0
-        ),
-        eval_step=jax.jit(eval_step, in_shardings=(shardings.params, batch_layout), out_shardings=whole),
+        train_step=jitted_step(laid_out(train_step), mesh, shardings, taught_by),
+        eval_step=jax.jit(laid_out(eval_step), in_shardings=(shardings.evaluated, batch_layout), out_shardings=whole),
         shardings=shardings,
         frozen=frozen,
     )
 
 
-def initial_params(config: ConfigDict, model: nn.Module, size: tuple[int, int]) -> dict:
-    """Returns the first values of all parameters, LoRA's factors included; those of the model do not depend on them.
+def jitted_step(step: Callable, mesh: Mesh, shardings: TrainState, teacher: dict | None) -> jax.stages.Wrapped | Taught:
+    """Returns a jitted training step, which donates its state.
+
+    Args:
+      teacher: the variables of a teacher, on the host, which the step takes too; or None.
+    """
+    layouts = () if teacher is None else (state_shardings(mesh, teacher),)
+    jitted = jax.jit(
+        step,
+        in_shardings=(shardings, batch_sharding(mesh), *layouts),
+        out_shardings=(shardings, replicated(mesh)),
+        donate_argnums=0,
+    )
+    return jitted if teacher is None else Taught(jitted, placed(teacher, teacher, *layouts))
+
+
+def initial_variables(config: ConfigDict, model: nn.Module, size: tuple[int, int]) -> dict:
+    """Returns the first values of all parameters, LoRA's factors included, and of the running statistics.
+
+    The values of the model do not depend on LoRA's factors.
 
     Raises:
       UserError: the config's LoRA does not fit the model.
     """
     key, _ = initial_keys(config.seed)
-    params = model.init(key, jnp.zeros((1, *size, 3)))["params"]
-    return with_lora(jax.random.fold_in(key, 0), params, config)
+    variables = model.init(key, jnp.zeros((1, *size, 3)))
+    params = with_lora(jax.random.fold_in(key, 0), variables["params"], config)
+    return {"params": params, "batch_stats": variables.get("batch_stats", {})}
+
+
+def with_batch_laid_out(layout: jax.sharding.NamedSharding, function: Callable) -> Callable:
+    """Returns a function to be jitted, the same but for the layout of its activations (see `layers.placement`)."""
+    if layout.mesh.size == 1:
+        return function
+
+    @functools.wraps(function, updated=())
+    def laid_out(*arguments):
+        with batch_laid_out(layout):
+            return function(*arguments)
+
+    return laid_out
 
 
 def build_model(config: ConfigDict, source: Source, size: tuple[int, int]) -> nn.Module:

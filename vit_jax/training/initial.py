@@ -3,7 +3,6 @@
 import pathlib
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 from vit_jax.config import resolve
@@ -14,11 +13,10 @@ from vit_jax.models.registry import field_types
 from vit_jax.pretrained import own
 from vit_jax.pretrained.load import load_weights
 from vit_jax.pretrained.surgery import Surgery, fit
-from vit_jax.pretrained.weights import Weights, flat
-from vit_jax.training.checkpoint import Checkpoints
+from vit_jax.pretrained.weights import Weights, flat, variables_of
 from vit_jax.training.experiment import Experiment, preprocessing_of
-from vit_jax.training.optimizer import path_name
-from vit_jax.training.sharding import on_host
+from vit_jax.training.saved import checkpoint_folder, read_facts, read_newest, say
+from vit_jax.training.sharding import on_host, placed
 from vit_jax.training.state import TrainState
 
 
@@ -51,12 +49,22 @@ def initial_weights(config: ConfigDict, workdir: str | None) -> Weights | None:
 
 
 def newest_facts(workdir: str) -> dict | None:
-    """Returns what was saved beside the state of a workdir's newest checkpoint, or None where it has none."""
+    """Returns what was saved beside the state of a workdir's newest checkpoint, or None where it has none.
+
+    One whose facts are damaged is named and left where it is: another process may be training there.
+
+    Raises:
+      UserError: it has some, but none can be read.
+    """
     if not own.is_workdir(pathlib.Path(workdir)):
         return None
-    checkpoints = Checkpoints(workdir, read_only=True)
-    newest = checkpoints.latest()
-    return None if newest is None else checkpoints.facts(newest)
+    folder = checkpoint_folder(workdir)
+    found = read_newest(folder, lambda step: read_facts(folder / str(step)))
+    if found is None:
+        return None
+    for wrong in found.damaged.values():
+        say(f"{wrong}: step {found.step} is read instead")
+    return found.value
 
 
 def told(config: ConfigDict) -> dict[str, object]:
@@ -75,7 +83,8 @@ def with_weights(experiment: Experiment, state: TrainState, weights: Weights, wh
       UserError: the weights do not fit the model.
     """
     surgery = Surgery(**experiment.config.surgery)
-    base = {name: part for name, part in state.params.items() if name != LORA}
+    params = {name: part for name, part in state.params.items() if name != LORA}
+    base = {"params": params, "batch_stats": state.batch_stats}
     fitted, report = fit(weights, experiment.model, experiment.transform.size, lambda: flat(on_host(base)), surgery)
     if jax.process_index() == 0:
         print("\n".join(report.lines()))
@@ -86,20 +95,14 @@ def with_weights(experiment: Experiment, state: TrainState, weights: Weights, wh
             f"{weights.source} does not hold all of the model to evaluate: {'; '.join(report.initialised)} would be "
             "random; leave model.* as it was trained"
         )
-    shardings = {name: experiment.shardings.params[name] for name in base}
-    params = {**state.params, **placed(fitted, base, shardings)}
-    average = None if state.ema_params is None else jax.tree.map(jax.numpy.copy, params)
-    return state.replace(params=params, ema_params=average)
-
-
-def placed(arrays: dict[str, np.ndarray], like: dict, shardings: dict) -> dict:
-    """Returns a tree of device arrays of flat host arrays, of the types of `like`; every host holds them whole."""
-
-    def place(path, leaf, sharding):
-        array = np.asarray(arrays[path_name(path)]).astype(leaf.dtype)
-        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
-
-    return jax.tree_util.tree_map_with_path(place, like, shardings)
+    layouts = experiment.shardings
+    shardings = {"params": {name: layouts.params[name] for name in params}, "batch_stats": layouts.batch_stats}
+    read = placed({"batch_stats": {}, **variables_of(fitted)}, base, shardings)
+    state = state.replace(params={**state.params, **read["params"]}, batch_stats=read["batch_stats"])
+    if state.ema_params is None:
+        return state
+    averages = jax.tree.map(jax.numpy.copy, (state.params, state.batch_stats))
+    return state.replace(ema_params=averages[0], ema_batch_stats=averages[1])
 
 
 def seen_differently(weights: Weights, experiment: Experiment) -> list[str]:

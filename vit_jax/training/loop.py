@@ -2,8 +2,6 @@
 
 import contextlib
 import itertools
-import math
-import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -18,125 +16,16 @@ from vit_jax.errors import UserError
 from vit_jax.evaluation.classification import Results, evaluate
 from vit_jax.training.checkpoint import Checkpoints
 from vit_jax.training.experiment import Experiment
+from vit_jax.training.meter import Meter, NonFinite
 from vit_jax.training.records import Records
+from vit_jax.training.rewind import Past, back
+from vit_jax.training.saved import say
 from vit_jax.training.sharding import batch_sharding, place
 from vit_jax.training.state import TrainState
+from vit_jax.training.stopping import Interrupted, StopSignal
 
 WORTH_SAYING = 0.02
 """Share of the time spent waiting for data above which the progress line says so."""
-
-
-class Interrupted(Exception):
-    """A signal asked the run to stop, and it has saved."""
-
-    def __init__(self, number: int, step: int):
-        super().__init__(f"{signal.Signals(number).name} received: saved step {step}; run the same command to continue")
-        self.status = 128 + number
-
-
-class StopSignal:
-    """Remembers the first SIGTERM or SIGINT, so that the loop can save before it leaves. A second one stops at once."""
-
-    def __init__(self):
-        self.received: int | None = None
-
-    def __enter__(self):
-        self.previous = {}
-        for number in (signal.SIGTERM, signal.SIGINT):
-            try:
-                self.previous[number] = signal.signal(number, self.remember)
-            except ValueError:  # not in the main thread, where Python takes no handlers: the caller's job
-                break
-        return self
-
-    def remember(self, number, frame):
-        self.received = number
-        signal.signal(number, self.previous[number] or signal.SIG_DFL)
-
-    def __exit__(self, *error):
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
-
-
-STEPS_AHEAD = 2
-"""Steps that may be under way on the device: it never waits for the host, and no more batches than these lie there."""
-
-
-class Meter:
-    """Collects the steps' metrics and reads them late, so that the loop never waits for the step it just started."""
-
-    def __init__(self, batch_size: int):
-        self.batch_size = batch_size
-        self.waiting: list[tuple[int, dict]] = []
-        self.seconds, self.timed_steps, self.data_seconds = 0.0, 0, 0.0
-        self.mark: float | None = None
-
-    def add(self, step: int, metrics: dict) -> None:
-        """Takes the metrics of a step that has just been started, still on the device."""
-        self.waiting.append((step, metrics))
-        if len(self.waiting) > STEPS_AHEAD:
-            jax.block_until_ready(self.waiting[-1 - STEPS_AHEAD][1])
-        self.timed_steps += self.mark is not None
-        self.count_time()
-        self.mark = time.perf_counter()
-
-    def loaded(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Yields the batches, and counts the time that each one was waited for while the training was timed."""
-        done = object()
-        while True:
-            begun = time.perf_counter()
-            batch = next(batches, done)
-            if batch is done:
-                return
-            if self.mark is not None:
-                self.data_seconds += time.perf_counter() - begun
-            yield batch
-
-    def count_time(self) -> None:
-        """Adds the time since the last mark, if any, to that of the training."""
-        if self.mark is not None:
-            now = time.perf_counter()
-            self.seconds += now - self.mark
-            self.mark = now
-
-    def pause(self) -> None:
-        """Leaves what happens until the next step out of the training speed."""
-        self.mark = None
-
-    def require_finite(self, upto: int | None = None) -> list[dict]:
-        """Returns the values of the waiting steps, or of those up to a step.
-
-        Raises:
-          UserError: a loss or a gradient is not finite; the first such step is named.
-        """
-        taken = [(step, metrics) for step, metrics in self.waiting if upto is None or step <= upto]
-        values = jax.device_get([metrics for _, metrics in taken])
-        self.count_time()
-        for (step, _), value in zip(taken, values, strict=True):
-            for name in ("loss", "gradient_norm", "parameter_norm"):
-                if not math.isfinite(value[name]):
-                    raise UserError(
-                        f"the {name.replace('_', ' ')} is {float(value[name])} at step {step}; stopped, and the "
-                        "checkpoints before it kept. Lower optimizer.lr, lengthen schedule.warmup or set "
-                        "train.clip_norm, with another --workdir"
-                    )
-        return values
-
-    def read(self, upto: int | None = None) -> dict[str, float]:
-        """Returns the mean loss since the last reading, the last values of the rest, the training speed, and the share
-        of the time that was spent waiting for data.
-        """
-        values = self.require_finite(upto)
-        if not values:
-            return {}
-        self.waiting = self.waiting[len(values) :]
-        read = {f"train/{name}": float(value) for name, value in values[-1].items()}
-        read["train/loss"] = sum(float(value["loss"]) for value in values) / len(values)
-        if self.seconds:
-            read["train/images_per_second"] = self.timed_steps * self.batch_size / self.seconds
-            read["train/data_wait"] = self.data_seconds / self.seconds
-        self.seconds, self.timed_steps, self.data_seconds = 0.0, 0, 0.0
-        return read
 
 
 class Loop:
@@ -144,7 +33,7 @@ class Loop:
 
     Attributes:
       facts: what is saved beside every state.
-      position: global batches consumed so far.
+      past: which batches the run has skipped so far; the data position is the step plus their number.
       best: step and top-1 of the best validation so far, or None.
     """
 
@@ -156,65 +45,102 @@ class Loop:
         facts: dict,
         validation: Source | None,
         evaluation: Source | None,
-        position: int = 0,
+        step: int = 0,
+        past: Past | None = None,
         started: float | None = None,
     ):
         self.experiment = experiment
         self.checkpoints = checkpoints
         self.records = records
         self.facts = facts
-        self.position = position
+        self.past = past or Past()
         self.best: dict | None = facts.get("best")
-        self.started = started or time.perf_counter()
+        self.started: float | None = started or time.perf_counter()
         self.saved: int | None = None
         self.meter = Meter(experiment.config.train.batch_size)
         self.every = {key: experiment.steps(key) for key in ("train.log_every", "eval.every", "checkpoint.every")}
         every, total = self.every["eval.every"], experiment.clock.total_steps
-        evaluations = total // every - position // every + (total % every > 0)
+        evaluations = total // every - step // every + (total % every > 0)
         sources = {part: source for part, source in (("val", validation), ("eval", evaluation)) if source is not None}
         self.held_out = {part: HeldOut(experiment, source, evaluations) for part, source in sources.items()}
         patience = experiment.config.train.early_stopping
         self.patience = None if patience is None else experiment.steps("train.early_stopping")
+        self.unreadable = Unreadable(experiment.config.data.max_bad)
 
     def run(self, state: TrainState) -> TrainState:
         """Trains to the end and returns the last state.
 
         Raises:
-          UserError: the loss is not finite, or a checkpoint cannot be written.
+          UserError: the loss is not finite (as often as `train.rewinds` allows), or a checkpoint cannot be written.
           Interrupted: SIGTERM or SIGINT came; the state has been saved.
         """
-        first, total = int(state.step) + 1, self.experiment.clock.total_steps
-        workers, layout = self.experiment.config.data.workers, batch_sharding(self.experiment.mesh)
-        stop_position = self.position + total - first + 1
-        unreadable = Unreadable(self.experiment.config.data.max_bad)
-        batches = iterate(self.experiment.train_batches(), self.position, stop_position, workers, unreadable)
-        if self.out_of_patience(first - 1):
+        step, total = int(state.step), self.experiment.clock.total_steps
+        if self.out_of_patience(step):
             return state
         # `disable=None`: no bar where there is no terminal; then `log` prints lines instead.
-        bar = tqdm(total=total, initial=first - 1, unit="step", dynamic_ncols=True, disable=None)
-        step = first - 1
-        with StopSignal() as stop, bar, contextlib.closing(batches), contextlib.ExitStack() as held_out:
-            for part in self.held_out.values():
-                held_out.callback(part.close)
-            for step, batch in enumerate(self.meter.loaded(until_stopped(batches, stop)), first):
-                state, metrics = self.experiment.train_step(state, place(batch, layout))
-                self.position += 1
-                self.meter.add(step, metrics)
-                bar.update()
-                if step == first:
-                    self.say_first_step(metrics, step)
-                self.log(step - 1, bar)
-                self.after_step(state, step, bar, last=step == total)
-                if stop.received or self.out_of_patience(step):
+        hidden = None if jax.process_index() == 0 else True
+        bar = tqdm(total=total, initial=step, unit="step", dynamic_ncols=True, disable=hidden)
+        with StopSignal() as stop, bar:
+            while True:
+                try:
+                    state, step = self.steps(state, bar, stop)
                     break
-            if step < total and self.saved != step:
-                self.meter.require_finite()
-                self.save(state, step)
+                except NonFinite as error:
+                    back_from, what = self.past.allowed(error, self.experiment.config), error.what
+                # Not in the handler: the error holds the frames of the steps, and with them their state.
+                state = self.go_back(back_from, what, bar)
             self.checkpoints.wait()
             if self.out_of_patience(step):
                 bar.write(f"stopped early at step {step}: no better validation since step {self.best['step']}")
             elif stop.received and step < total:
                 raise Interrupted(stop.received, step)
+        return state
+
+    def steps(self, state: TrainState, bar: tqdm, stop: StopSignal) -> tuple[TrainState, int]:
+        """Trains to the end, a signal, or the end of patience; returns the last state, which is saved, and its step.
+
+        Raises:
+          NonFinite: what a step measured is not; nothing since the last checkpoint is of any use.
+        """
+        step, total = int(state.step), self.experiment.clock.total_steps
+        first, position, layout = step + 1, step + self.past.skipped, batch_sharding(self.experiment.mesh)
+        stop_position, workers = total + self.past.skipped, self.experiment.config.data.workers
+        batches = iterate(self.experiment.train_batches(), position, stop_position, workers, self.unreadable)
+        with contextlib.closing(batches), contextlib.ExitStack() as held_out:
+            for part in self.held_out.values():
+                held_out.callback(part.close)
+            for step, batch in enumerate(self.meter.loaded(until_stopped(batches, stop)), first):
+                state, metrics = self.experiment.train_step(state, place(batch, layout))
+                self.meter.add(step, metrics)
+                bar.update()
+                self.say_first_step(metrics, step)
+                self.log(step - 1, bar)
+                self.after_step(state, step, bar, last=step == total)
+                if stop.reached() or self.out_of_patience(step):
+                    break
+            if step < total and self.saved != step:
+                self.meter.require_finite()
+                self.save(state, step)
+        return state, step
+
+    def go_back(self, bad: int, what: str, bar: tqdm) -> TrainState:
+        """Returns the state of the last checkpoint, to go on from with the batch after that of a step that went wrong.
+
+        Raises:
+          UserError: there is no checkpoint yet, or none that can be read.
+        """
+        found = back(self.checkpoints, self.experiment)
+        if found is None:
+            raise UserError(f"the {what} at step {bad}, before the first checkpoint: there is nothing to go back to")
+        step, (state, best) = found
+        self.past.skip(step, bad)
+        self.best, self.saved, self.meter = best, step, Meter(self.experiment.config.train.batch_size)
+        self.records.cut(step)
+        self.records.write(step, self.past.record())
+        line = f"the {what} at step {bad}: back to step {step}, past the {bad - step} batches since"
+        say(f"{line} ({len(self.past.rewinds)} of train.rewinds={self.experiment.config.train.rewinds})")
+        bar.n = step
+        bar.refresh()
         return state
 
     def after_step(self, state: TrainState, step: int, bar: tqdm, last: bool) -> None:
@@ -237,10 +163,13 @@ class Loop:
         return step - self.best["step"] >= self.patience
 
     def say_first_step(self, metrics: dict, step: int) -> None:
-        """Prints how long the user waited for the first step, compilation included."""
+        """Prints, once, how long the user waited for the first step, compilation included."""
+        if self.started is None:
+            return
         jax.block_until_ready(metrics)
         if jax.process_index() == 0:
             print(f"step {step} done {time.perf_counter() - self.started:.1f} s after the start", flush=True)
+        self.started = None
         self.meter.pause()
 
     def log(self, step: int, bar: tqdm, last: bool = False) -> None:
@@ -280,17 +209,21 @@ class Loop:
         Only strictly better ones carry it, so that the best checkpoint is the first of equals, as `best` has it.
         """
         best = self.best if self.best is not None and self.best["step"] == step else None
-        self.checkpoints.save(state, step, self.position, {**self.facts, "best": self.best}, best)
+        facts = {**self.facts, "best": self.best, **self.past.facts()}
+        self.checkpoints.save(state, step, step + self.past.skipped, facts, best)
         self.saved = step
         self.meter.pause()
 
 
 def until_stopped(batches: Iterator[Batch], stop: StopSignal) -> Iterator[Batch]:
-    """Yields the batches; a signal that has also ended the loading processes ends them quietly."""
+    """Yields the batches; a signal that has also ended the loading processes ends them quietly.
+
+    Not where several processes have to reach the same step.
+    """
     try:
         yield from batches
     except Exception:
-        if stop.received is None:
+        if stop.received is None or stop.several:
             raise
 
 

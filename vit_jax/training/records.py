@@ -74,13 +74,27 @@ class Records:
         Raises:
           UserError: they cannot be written.
         """
-        self.writes = writes
+        self.writes, self.workdir = writes, workdir
         self.what = f"metrics in {workdir}"
         if writes:
             with explained_writes(self.what):
-                cut_metrics(workdir, start)
-                self.file = (pathlib.Path(workdir) / METRICS_FILE).open("a", buffering=1)
-                self.events = Events(pathlib.Path(workdir) / "tensorboard", start)
+                self.open(start)
+
+    def open(self, start: int) -> None:
+        cut_metrics(self.workdir, start)
+        self.file = (pathlib.Path(self.workdir) / METRICS_FILE).open("a", buffering=1)
+        self.events = Events(pathlib.Path(self.workdir) / "tensorboard", start)
+
+    def cut(self, step: int) -> None:
+        """Removes the records after a step, to which the run has gone back.
+
+        Raises:
+          UserError: they cannot be written.
+        """
+        self.close()
+        if self.writes:
+            with explained_writes(self.what):
+                self.open(step)
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """Adds one record. Values that are not finite are written as null, which JSON has.

@@ -1,24 +1,29 @@
 """Running a config: training and continuing, with everything that a workdir holds."""
 
+import contextlib
 import gc
 import os
 import pathlib
 import time
 
 import jax
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from vit_jax.config import differences, flatten
 from vit_jax.data.sources import Source, splits_overlap
 from vit_jax.data.subset import subset
+from vit_jax.distributed import require_shared
 from vit_jax.errors import UserError, explained_writes
 from vit_jax.pretrained.weights import Weights
 from vit_jax.process import lacks_bfloat16_units
 from vit_jax.training.checkpoint import Checkpoints
 from vit_jax.training.experiment import Experiment, build
 from vit_jax.training.initial import resolved, with_weights
+from vit_jax.training.lock import locked
 from vit_jax.training.loop import Loop
 from vit_jax.training.records import METRICS_FILE, Records, draw_curves, read_metrics, write_whole
+from vit_jax.training.rewind import Past, past_of
 from vit_jax.training.state import TrainState
 
 
@@ -41,31 +46,54 @@ def train(
       The last state, and the newest value of every metric.
 
     Raises:
-      UserError: the config, the data or the workdir is not as it must be.
-      vit_jax.training.loop.Interrupted: SIGTERM or SIGINT came; the state has been saved.
+      UserError: the config, the data or the workdir is not as it must be, or another run is using the workdir.
+      vit_jax.training.stopping.Interrupted: SIGTERM or SIGINT came; the state has been saved.
     """
     started = started or time.perf_counter()
+    if jax.process_count() > 1:  # whether the run continues is read there, and must be the same for all
+        require_writable(workdir)
+        require_shared(workdir)
     config, weights = resolved(config, workdir)
     require_writable(workdir)
+    with locked(workdir):
+        return run(config, weights, train, evaluate, workdir, started)
+
+
+def run(
+    config: ConfigDict,
+    weights: Weights | None,
+    train: Source | None,
+    evaluate: Source | None,
+    workdir: str,
+    started: float,
+) -> tuple[TrainState, dict[str, float]]:
+    """Does what `train` says with a resolved config, in a workdir that is its own."""
     experiment = build(config, train)
     validation, evaluation = held_out_sources(experiment, own=train is not None, evaluate=evaluate)
-    checkpoints = Checkpoints(workdir, config.checkpoint.keep)
-    state, position, best = starting_point(experiment, checkpoints, workdir, weights)
-    if jax.process_index() == 0:
-        if config.model.get("dtype") == "bfloat16" and jax.default_backend() == "cpu" and lacks_bfloat16_units():
-            print("this processor has no bfloat16 units: --config.model.dtype=float32 would be faster here", flush=True)
-        write_whole(pathlib.Path(workdir) / "config.json", config.to_json_best_effort(indent=2) + "\n")
-    records = Records(workdir, int(state.step), writes=jax.process_index() == 0)
-    facts = {**run_facts(experiment), "best": best, "position_resize": weights.position_resize if weights else "linear"}
-    loop = Loop(experiment, checkpoints, records, facts, validation, evaluation, position, started)
-    try:
-        state = loop.run(state)
-    finally:
-        records.close()
-        # Also after an error: a save under way is let end, so that it is not lost with this process.
-        checkpoints.close()
+    with contextlib.ExitStack() as closing:
         # Batches of worker processes lie in shared memory. Those that cycles still hold would be reported as leaked.
-        gc.collect()
+        closing.callback(gc.collect)
+        checkpoints = Checkpoints(workdir, config.checkpoint.keep)
+        # Also after an error: a save under way is let end, so that it is not lost with this process.
+        closing.callback(checkpoints.close)
+        state, past, best = starting_point(experiment, checkpoints, workdir, weights)
+        if jax.process_index() == 0:
+            if config.model.get("dtype") == "bfloat16" and jax.default_backend() == "cpu" and lacks_bfloat16_units():
+                print(
+                    "this processor has no bfloat16 units: --config.model.dtype=float32 would be faster here",
+                    flush=True,
+                )
+            write_whole(pathlib.Path(workdir) / "config.json", config.to_json_best_effort(indent=2) + "\n")
+        records = Records(workdir, int(state.step), writes=jax.process_index() == 0)
+        closing.callback(records.close)
+        facts = {
+            **run_facts(experiment),
+            "best": best,
+            "position_resize": weights.position_resize if weights else "linear",
+        }
+        loop = Loop(experiment, checkpoints, records, facts, validation, evaluation, int(state.step), past, started)
+        state = loop.run(state)
+    multihost_utils.sync_global_devices("metrics are written")
     metrics = newest_metrics(workdir)
     if jax.process_index() == 0:
         with explained_writes(f"{workdir}/curves.png"):
@@ -76,31 +104,47 @@ def train(
 
 def starting_point(
     experiment: Experiment, checkpoints: Checkpoints, workdir: str, weights: Weights | None
-) -> tuple[TrainState, int, dict | None]:
-    """Returns the state to train from, its data position, and the best validation so far.
+) -> tuple[TrainState, Past, dict | None]:
+    """Returns the state to train from, what the run has gone back over, and the best validation so far.
 
     Raises:
-      UserError: the workdir's checkpoint belongs to a config with other mathematics, or the weights do not fit.
+      UserError: the workdir's checkpoint belongs to a config with other mathematics, the weights do not fit, or there
+        are checkpoints, but none can be read.
     """
-    newest = checkpoints.latest()
-    if newest is None:
+
+    def read(step: int) -> tuple[TrainState, dict, list[str]]:
+        facts = checkpoints.facts(step)
+        changed = changed_keys(experiment, facts, workdir, step)
+        return checkpoints.restore(step, experiment.abstract_state()), facts, changed
+
+    found = checkpoints.newest(read)
+    if found is None:
         state = experiment.init()
-        return (state if weights is None else with_weights(experiment, state, weights)), 0, None
-    facts, now = checkpoints.facts(newest), run_facts(experiment)
+        return (state if weights is None else with_weights(experiment, state, weights)), Past(), None
+    newest, (state, facts, changed) = found
+    if jax.process_index() == 0:
+        said = f" ({'; '.join(changed)})" if changed else ""
+        print(f"continuing {workdir} from step {newest} of {experiment.clock.total_steps}{said}", flush=True)
+    return state, past_of(workdir, newest, facts), facts.get("best")
+
+
+def changed_keys(experiment: Experiment, facts: dict, workdir: str, step: int) -> list[str]:
+    """Returns what differs from the config of a checkpoint and may.
+
+    Raises:
+      UserError: the mathematics differ, or the data do.
+    """
+    now = run_facts(experiment)
     allowed, refused = differences(facts["config"], now["config"])
     refused += [
         f"data {key} was {facts[key]}, is {now[key]}" for key in ("class_names", "examples") if facts[key] != now[key]
     ]
     if refused:
         raise UserError(
-            f"workdir {workdir} holds step {newest} of another config: {'; '.join(refused)}. "
+            f"workdir {workdir} holds step {step} of another config: {'; '.join(refused)}. "
             "Take another --workdir, or remove this one"
         )
-    state = checkpoints.restore(newest, experiment.abstract_state())
-    if jax.process_index() == 0:
-        changed = f" ({'; '.join(allowed)})" if allowed else ""
-        print(f"continuing {workdir} from step {newest} of {experiment.clock.total_steps}{changed}", flush=True)
-    return state, facts["position"], facts.get("best")
+    return allowed
 
 
 def run_facts(experiment: Experiment) -> dict:

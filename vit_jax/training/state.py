@@ -23,6 +23,7 @@ class TrainState:
       step: int32 scalar, steps taken.
       batch_stats: running statistics of models with batch normalisation, else empty.
       ema_params: average of the parameters, or None where none is kept.
+      ema_batch_stats: average of the running statistics, or None where none is kept.
       rng: key data, uint32 `[2]`; the step's own key is folded from it and `step`.
     """
 
@@ -31,6 +32,7 @@ class TrainState:
     batch_stats: dict
     opt_state: tuple
     ema_params: dict | None
+    ema_batch_stats: dict | None
     rng: jax.Array
 
     @property
@@ -40,5 +42,7 @@ class TrainState:
 
     @property
     def evaluated(self) -> dict:
-        """The parameters that evaluation uses: the average where one is kept."""
-        return self.params if self.ema_params is None else self.ema_params
+        """The variables that evaluation uses: the averages where they are kept."""
+        if self.ema_params is None:
+            return {"params": self.params, "batch_stats": self.batch_stats}
+        return {"params": self.ema_params, "batch_stats": self.ema_batch_stats}

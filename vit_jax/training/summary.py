@@ -1,8 +1,9 @@
-"""What a config will train, without training it: the resolved config, parameters, FLOPs and memory."""
+"""What a config will train, without training it: the resolved config, parameters and their layout, FLOPs, memory."""
 
 import re
 
 import jax
+from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
 from vit_jax.config import flatten
@@ -12,6 +13,7 @@ from vit_jax.training.experiment import Experiment, build, parameter_bytes
 from vit_jax.training.frozen import split
 from vit_jax.training.initial import resolved
 from vit_jax.training.optimizer import parameter_count, path_name
+from vit_jax.training.sharding import device_bytes, tensor_rule
 
 
 def summary(config: ConfigDict) -> None:
@@ -40,23 +42,37 @@ def parameter_table(params, frozen: str | None = None) -> list[str]:
         name = path_name(path)
         block = next((part for part in name.split("/") if part.startswith("block_")), "block_0")
         if block == "block_0":
-            rows.append((name, "x".join(map(str, leaf.shape)), f"{leaf.size:,}", marked({name: leaf}, frozen)))
+            shape = "x".join(map(str, leaf.shape))
+            rows.append((name, shape, f"{leaf.size:,}", layout(name, leaf), marked({name: leaf}, frozen)))
         else:
             repeated.setdefault(block, {})[name] = leaf
     if repeated:
         last = len(repeated)
         label = "encoder/block_1" if last == 1 else f"encoder/block_1 … block_{last}"
         leaves = {name: leaf for block in repeated.values() for name, leaf in block.items()}
-        rows.append((label, "as block_0", f"{parameter_count(leaves):,}", marked(leaves, frozen)))
-    rows.append(("total", "", f"{parameter_count(params):,}", ""))
+        rows.append((label, "as block_0", f"{parameter_count(leaves):,}", "", marked(leaves, frozen)))
+    rows.append(("total", "", f"{parameter_count(params):,}", "", ""))
     if frozen is not None:
         for what, part in zip(("trained", "frozen"), split(params, frozen), strict=True):
-            rows.append((what, "", f"{parameter_count(part):,}", ""))
-    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+            rows.append((what, "", f"{parameter_count(part):,}", "", ""))
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
     lines = (
-        f"{name:<{widths[0]}}  {shape:>{widths[1]}}  {size:>{widths[2]}}  {mark}" for name, shape, size, mark in rows
+        f"{name:<{widths[0]}}  {shape:>{widths[1]}}  {size:>{widths[2]}}  {over:<{widths[3]}}  {mark}"
+        for name, shape, size, over, mark in rows
     )
     return [line.rstrip() for line in lines]
+
+
+def layout(name: str, leaf) -> str:
+    """Returns over which axes of the mesh an array's axes are split, "whole" for none, and "" on a single device."""
+    sharding = getattr(leaf, "sharding", None)
+    if not isinstance(sharding, NamedSharding) or sharding.mesh.size == 1:
+        return ""
+    split_axes = [f"axis {i} over {over}" for i, over in enumerate(sharding.spec) if over is not None]
+    tensor, rule = sharding.mesh.shape["tensor"], tensor_rule(name, leaf.ndim)
+    if tensor > 1 and rule is not None and "tensor" not in sharding.spec:
+        split_axes.append(f"not over tensor: {leaf.shape[rule.axis]} {rule.what}, no multiple of {tensor}")
+    return ", ".join(split_axes) or "whole"
 
 
 def marked(leaves: dict, frozen: str | None) -> str:
@@ -81,6 +97,7 @@ def cost_lines(experiment: Experiment, state) -> list[str]:
         "(products alone, with what is recomputed)",
         *(f"note: {note}" for note in sorted(products.notes)),
     ]
+    lines.append(held_line(state, experiment.abstract_batch()))
     if memory is not None:
         lines.append(
             f"memory on each device: {megabytes(memory.arguments)} state and batch, {megabytes(memory.temporaries)} "
@@ -88,6 +105,16 @@ def cost_lines(experiment: Experiment, state) -> list[str]:
             f"{megabytes(parameter_bytes(state.params))} on all devices together"
         )
     return lines
+
+
+def held_line(state, batch) -> str:
+    """Returns what each device holds between steps, by the layout of the arrays."""
+    parts = {"parameters": state.params, "optimizer": state.opt_state, "batch": batch}
+    if state.ema_params is not None:
+        parts["EMA"] = (state.ema_params, state.ema_batch_stats)
+    if jax.tree.leaves(state.batch_stats):
+        parts["running statistics"] = state.batch_stats
+    return "each device holds: " + ", ".join(f"{megabytes(device_bytes(part))} {name}" for name, part in parts.items())
 
 
 def megabytes(count: int) -> str:

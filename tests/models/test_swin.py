@@ -1,0 +1,190 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vit_jax.explanation.attention import attention_maps
+from vit_jax.models import create_model
+from vit_jax.models.swin import PatchMerging, SwinTransformer
+
+IMAGES = np.random.default_rng(0).normal(size=(2, 12, 20, 3)).astype(np.float32)
+SIZES = {
+    "num_classes": 5,
+    "patch_size": (2, 2),
+    "depths": (2, 1),
+    "widths": (6, 8),
+    "heads": (1, 2),
+    "window_size": 3,
+    "mlp_ratio": 2.0,
+}
+QUICKLY = {"xla_backend_optimization_level": 0}
+
+
+def tiny(**fields):
+    return SwinTransformer(**{**SIZES, **fields})
+
+
+def apply(model, variables, images=IMAGES, **named):
+    return jax.jit(lambda variables, x: model.apply(variables, x, **named), compiler_options=QUICKLY)(variables, images)
+
+
+@pytest.fixture(scope="module")
+def of_version(random_params):
+    return {version: {"params": random_params(tiny(version=version), IMAGES)} for version in (1, 2)}
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "count"),
+    [
+        ("swin_tiny", 224, 28_288_354),
+        ("swin_small", 224, 49_606_258),
+        ("swin_base", 224, 87_768_224),
+        ("swin_large", 224, 196_532_476),
+        ("swinv2_tiny", 256, 28_347_154),
+        ("swinv2_small", 256, 49_728_418),
+        ("swinv2_base", 256, 87_918_816),
+        ("swin_cifar", 32, None),
+    ],
+)
+def test_published_sizes(name, size, count):
+    params = jax.eval_shape(create_model(name).init, jax.random.key(0), np.ones((1, size, size, 3), np.float32))
+    found = sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert found == count if count else 2_500_000 < found < 3_000_000
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("size", [(4, 4), (6, 22), (32, 28)])
+def test_maps_of_any_image(size, version):
+    """Odd sides are padded, and no window is larger than the map."""
+    model, images = tiny(version=version), jax.ShapeDtypeStruct((2, *size, 3), jnp.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    maps = jax.eval_shape(lambda v, x: model.apply(v, x, (0, -1), method="intermediates"), variables, images)
+    sides = [side // 2 for side in size]
+    assert [one.shape for one in maps] == [(2, *sides, 6), (2, *(-(-side // 2) for side in sides), 8)]
+    if version == 1:
+        tables = [variables["params"]["encoder"][f"stage_{i}"]["block_0"]["relative_bias"]["table"] for i in (0, 1)]
+        for table, one in zip(tables, maps, strict=True):
+            assert table.shape[:2] == tuple(2 * min(side, 3) - 1 for side in one.shape[1:3])
+
+
+def test_parameters_of_version_2_are_those_of_every_image(of_version):
+    images = np.random.default_rng(1).normal(size=(1, 4, 26, 3)).astype(np.float32)
+    assert np.isfinite(apply(tiny(version=2), of_version[2], images)).all()
+    with pytest.raises(ValueError, match="made for a grid of 3x3, but the image needs 2x3"):
+        jax.eval_shape(lambda v: tiny().apply(v, images), of_version[1])
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_patches_are_merged_in_columns(version):
+    x = np.random.default_rng(0).normal(size=(1, 3, 4, 2)).astype(np.float32)
+    model = PatchMerging(4, version)
+    variables = model.init(jax.random.key(0), x)
+    padded = np.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0)))
+    joined = np.concatenate([padded[:, i::2, j::2] for j in (0, 1) for i in (0, 1)], -1)
+
+    def norm(x):
+        return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+
+    kernel = variables["params"]["reduction"]["kernel"]
+    expected = norm(joined) @ kernel if version == 1 else norm(joined @ kernel)
+    np.testing.assert_allclose(model.apply(variables, x), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_blocks_of_version_2_start_as_the_identity():
+    model = tiny(version=2, head_bias=-3.0)
+    logits, variables = jax.jit(model.init_with_output, compiler_options=QUICKLY)(jax.random.key(0), IMAGES)
+    np.testing.assert_array_equal(logits, np.full((2, 5), -3.0))
+    (after,) = apply(model, variables, method="intermediates", layers=(0,))
+    np.testing.assert_array_equal(after, apply(model, variables, method="first_map"))
+
+
+def test_embedding_is_the_mean_of_the_features(of_version):
+    features, embedded = (apply(tiny(), of_version[1], method=name) for name in ("features", "embed"))
+    assert features.shape == (2, 3, 5, 8)
+    np.testing.assert_allclose(embedded, features.mean((1, 2)), rtol=1e-4, atol=1e-5)
+    head = of_version[1]["params"]["head"]
+    np.testing.assert_allclose(apply(tiny(), of_version[1]), embedded @ head["kernel"] + head["bias"], atol=1e-4)
+    without = {"params": {name: leaf for name, leaf in of_version[1]["params"].items() if name != "head"}}
+    np.testing.assert_array_equal(apply(tiny(num_classes=0), without), embedded)
+
+
+def test_the_second_block_sees_across_windows(of_version):
+    """In the first block a window's tokens see each other alone; the shifted one that follows joins neighbours."""
+    changed = IMAGES.copy()
+    changed[0, 0, 0] += 3.0
+
+    def reached(model, params):
+        maps = [apply(model, {"params": params}, x, method="intermediates", layers=(0,))[0] for x in (IMAGES, changed)]
+        return np.any(maps[0] != maps[1], axis=-1)[0]
+
+    params = of_version[1]["params"]
+    encoder = params["encoder"]
+    one = {**params, "encoder": {**encoder, "stage_0": {"block_0": encoder["stage_0"]["block_0"]}}}
+    first = reached(tiny(depths=(1, 1)), one)
+    expected = np.zeros((6, 10), bool)
+    expected[:3, :3] = True
+    np.testing.assert_array_equal(first, expected)
+    both = reached(tiny(), params)
+    assert both.sum() > first.sum()
+
+
+def test_attention_of_every_window_can_be_shown(of_version):
+    maps = attention_maps(tiny(), of_version[1], IMAGES)
+    assert [one.shape for one in maps] == [(2 * 8, 1, 9, 9), (2 * 8, 1, 9, 9), (2 * 2, 2, 9, 9)]
+    for one in maps:
+        np.testing.assert_allclose(one.sum(-1), 1.0, rtol=1e-5)
+
+
+def output_and_gradients(version, variables, **options):
+    model = tiny(version=version, dropout=0.3, drop_path=0.5, **options)
+    rngs = {"dropout": jax.random.key(0, impl="unsafe_rbg")}
+
+    def loss(variables):
+        logits = model.apply(variables, IMAGES, train=True, rngs=rngs)
+        return (logits**2).mean(), logits
+
+    (_, logits), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True), compiler_options=QUICKLY)(variables)
+    return logits, gradients
+
+
+@pytest.mark.parametrize(("version", "remat"), [(1, "dots"), (2, "full")])
+def test_remat_changes_nothing(of_version, version, remat):
+    expected = output_and_gradients(version, of_version[version])
+    actual = output_and_gradients(version, of_version[version], remat=remat)
+
+    def assert_close(actual, expected):
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5 * max(1.0, np.abs(expected).max()))
+
+    jax.tree.map(assert_close, actual, expected)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_bfloat16(of_version, version):
+    variables = of_version[version]
+    logits, gradients = output_and_gradients(version, variables, dtype="bfloat16")
+    assert {leaf.dtype for leaf in jax.tree.leaves((logits, gradients))} == {jnp.dtype("float32")}
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
+    exact = apply(tiny(version=version), variables)
+    found = apply(tiny(version=version, dtype="bfloat16"), variables)
+    np.testing.assert_allclose(found, exact, atol=0.06 * np.abs(exact).max())
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"version": 3}, "version must be 1 or 2, not 3"),
+        ({"heads": (1,)}, r"heads \(1,\) must have a positive number for each of 2 stages"),
+        ({"heads": (4, 2)}, "width 6 is not a multiple of 4 heads"),
+        ({"window_size": 0}, "window_size must be one number, or one for each of 2 stages, from 1 up, not 0"),
+        ({"window_size": (3, 3, 3)}, "window_size must be one number, or one for each of 2 stages"),
+        ({"trained_window": -1}, "trained_window must be one number"),
+        ({"mlp_ratio": 0.0}, "mlp_ratio 0.0 must be positive"),
+        ({"patch_size": (8, 8)}, "image height 12 is not a multiple of patch height 8"),
+        ({"gelu": "none"}, "gelu must be"),
+        ({"widths": (6,)}, "must have a number for each stage"),
+        ({"remat": "some"}, "remat must be one of"),
+    ],
+)
+def test_what_does_not_fit_is_an_error(fields, message):
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(tiny(**fields).init, jax.random.key(0), IMAGES)
