@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
@@ -12,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
@@ -35,10 +36,6 @@ LEAVE_SECONDS = 24 * 3600
 
 SHARED_SECONDS = 10.0
 """Within which a network file system shows one host what another has written."""
-
-COLLECTIVE_FLAG = "--xla_cpu_collective_timeout_seconds"
-"""Of gloo, the CPU's collectives. Left alone they allow 30 s for all processes to reach a program for the first time,
-and one that compiles later than another can need more. The watchdog does not wait that long for one that is gone."""
 
 OWN_KEYS = ("data.dir", "data.workers", "data.in_memory")
 """Config keys that may differ between the processes of one run."""
@@ -174,8 +171,6 @@ def join(cluster: Cluster, wait: float) -> None:
         timer.daemon = True
         timer.start()
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        if COLLECTIVE_FLAG not in os.environ.get("XLA_FLAGS", ""):
-            os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {COLLECTIVE_FLAG}=1800".strip()
         try:
             jax.distributed.initialize(
                 cluster.address,
@@ -255,6 +250,32 @@ def require_same(asked: dict[str, object]) -> None:
             f"process {state.process_id} was asked for something else than process 0: {'; '.join(differing)}"
         )
     state.client.wait_at_barrier(f"{key}/same", LEAVE_SECONDS * 1000)
+
+
+_meetings = itertools.count()
+
+
+def together(program: jax.stages.Wrapped) -> Callable:
+    """Returns a jitted program that no process starts for the first time before all have compiled it.
+
+    gloo, the CPU's collectives, allows 30 s for all processes to come when devices first speak to each other, and one
+    process may compile that much longer than another. No setting reaches that limit in a program that jax has loaded
+    from its cache.
+    """
+    if jax.process_count() == 1:
+        return program
+    compiled = False
+
+    def run(*arguments):
+        nonlocal compiled
+        if not compiled:
+            program.lower(*arguments).compile()  # kept: the call below compiles no more
+            name = f"vit_jax/compiled/{next(_meetings)}"
+            jax_distributed.global_state.client.wait_at_barrier(name, LEAVE_SECONDS * 1000)
+            compiled = True
+        return program(*arguments)
+
+    return run
 
 
 def require_shared(folder: str) -> None:

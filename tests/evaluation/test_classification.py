@@ -38,8 +38,8 @@ def pixels(levels: int = 256) -> ArraySource:
 
 def results_of(source: ArraySource, batch_size: int = 8, loss=softmax_loss, factors=1.0) -> Results:
     batches = EvalBatches(source, batch_size, HostTransform((2, 2)))
-    params = {"factors": np.broadcast_to(np.float32(factors), CLASSES)}
-    return evaluate(STEPS[loss], params, (batches(number).batch for number in range(len(batches))))
+    variables = {"params": {"factors": np.broadcast_to(np.float32(factors), CLASSES)}}
+    return evaluate(STEPS[loss], variables, (batches(number).batch for number in range(len(batches))))
 
 
 def logits_of(source: ArraySource) -> np.ndarray:
@@ -78,7 +78,7 @@ def test_masked_rows_count_nowhere():
     batch = EvalBatches(source, 32, HostTransform((2, 2)))(0).batch
     batch["label"][EXAMPLES:], batch["image"][EXAMPLES:] = 3, 255
     batch["mask"][[0, 5]] = False
-    results = evaluate(STEPS[softmax_loss], {"factors": np.ones(CLASSES, np.float32)}, [batch])
+    results = evaluate(STEPS[softmax_loss], {"params": {"factors": np.ones(CLASSES, np.float32)}}, [batch])
     counted = np.delete(np.arange(EXAMPLES), [0, 5])
     assert results.metrics()["examples"] == EXAMPLES - 2
     assert results.label.tolist() == source.labels[counted].tolist()

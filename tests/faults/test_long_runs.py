@@ -21,11 +21,11 @@ def test_steps_go_on_while_a_checkpoint_is_being_written(tmp_path, monkeypatch):
             held_up.append(there.wait(120))
         write(self)
 
-    def noting(self, state, step, *rest):
+    def noting(self, state, step, bar, last):
         if step == 7:
             assert self.checkpoints.manager.is_saving_in_progress()
             there.set()
-        after_step(self, state, step, *rest)
+        after_step(self, state, step, bar, last)
 
     monkeypatch.setattr(Checkpoints, "write_checksums", writing)
     monkeypatch.setattr(Loop, "after_step", noting)

@@ -50,7 +50,7 @@ def test_continuous_bias_lies_between_0_and_16_and_its_parameters_fit_all_window
     assert bias.shape == (1, 3, 6, 6)
     assert 0 < bias.min() < bias.max() < 16
     assert model.apply(variables, 5, 5).shape == (1, 3, 25, 25)
-    # Coordinates are odd functions of the offset: two hidden units that see it alone give a bias that depends on it alone.
+    # Coordinates are odd functions of the offset: hidden units that see it alone give a bias that depends on it alone.
     np.testing.assert_array_equal(bias[0, :, 0, 1], bias[0, :, 4, 5])
 
 

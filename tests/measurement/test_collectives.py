@@ -128,9 +128,10 @@ ROOT %loop = (f32[16,8], u32[], u32[]) while(%first), condition=%condition, body
 
 
 def test_what_the_compiler_tells_of_a_loop_is_believed():
-    lines = """
+    known = 'config={"known_trip_count":{"n":"9"}}'
+    lines = f"""
 %first = (f32[16,8], u32[], u32[]) custom-call(%x)
-ROOT %loop = (f32[16,8], u32[], u32[]) while(%first), condition=%condition, body=%body, config={"known_trip_count":{"n":"9"}}
+ROOT %loop = (f32[16,8], u32[], u32[]) while(%first), condition=%condition, body=%body, {known}
 """
     assert traffic(module(lines, LOOP.replace("STEP", "1").replace("LIMIT", CONSTANT))).sent == {
         "collective-permute": 9 * 512

@@ -137,7 +137,7 @@ def test_every_block_draws_numbers_of_its_own(variables):
     model, images = tiny(drop_path=0.6), np.repeat(IMAGES[:1], 32, 0)
     rngs = {"dropout": jax.random.key(1)}
     maps = apply(model, variables, images, train=True, rngs=rngs, method="intermediates", layers=(0, 1))
-    np.testing.assert_array_equal(maps[0], np.repeat(maps[0][:1], 8, 0))  # rate 0 at the first block
+    np.testing.assert_array_equal(maps[0], np.repeat(maps[0][:1], len(images), 0))  # rate 0 at the first block
     assert len({one.tobytes() for one in np.asarray(maps[1])}) == 4
 
 

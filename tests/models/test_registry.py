@@ -19,7 +19,10 @@ def test_lists_names_that_match_a_pattern():
 @pytest.mark.parametrize("name", list_models())
 def test_every_architecture_can_be_made(name):
     model = create_model(name)
-    assert model.width % getattr(model, "heads", 1) == 0
+    widths, heads = (getattr(model, name, 1) for name in ("width", "heads"))
+    widths = model.widths if hasattr(model, "widths") else (widths,)
+    heads = heads if isinstance(heads, tuple) else (heads,) * len(widths)
+    assert all(width % number == 0 for width, number in zip(widths, heads, strict=True))
     assert {field: getattr(model, field) for field in architecture(name).fields} == architecture(name).fields
 
 

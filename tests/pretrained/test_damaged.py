@@ -192,7 +192,7 @@ def test_every_wrong_shape_is_told(kind, tmp_path):
 
 
 def test_another_architecture(tmp_path):
-    names = ("stem.0.weight", "stages.0.blocks.0.conv_dw.weight", "head.norm.weight", "head.fc.weight")
+    names = ("trunk.0.weight", "trunk.1.gate.weight", "trunk.norm.weight", "classifier.fc.weight")
     arrays = {name: np.ones((3, 3), np.float32) for name in names}
     for path in (torch_folder(tmp_path, arrays), npz(tmp_path, arrays), npz(tmp_path, {})):
         assert "named like no Vision Transformer" in refused(path)

@@ -85,7 +85,7 @@ def test_alpha_0_is_training_without_a_teacher(teacher_folder):
     assert run(distill__teacher=teacher_folder)["loss"] != pytest.approx(alone["loss"], rel=1e-3)
 
 
-@pytest.mark.parametrize("name", ["vit", "vit_distilled"])
+@pytest.mark.parametrize("name", ["vit", pytest.param("vit_distilled", marks=pytest.mark.slow)])
 def test_every_device_and_micro_batch_learns_the_same(teacher_folder, name):
     keys = {
         "model__name": name,

@@ -18,7 +18,7 @@ from vit_jax.training.optimizer import path_name
 from vit_jax.training.sharding import AXES, device_bytes, partition, state_shardings
 from vit_jax.training.summary import cost_lines, parameter_table
 
-BATCH, TOKENS = 24, 5
+BATCH, TOKENS = 40, 5  # no other axis is of these lengths
 """No other axis of the small model has the length of the batch, or of the batch's tokens."""
 
 
@@ -166,7 +166,7 @@ def of_vit_b16(**axes: str) -> Experiment:
 def test_an_eighth_of_vit_b16():
     """Of parameters and moments; what is too small to be split is little."""
     state = of_vit_b16().abstract_state()
-    assert device_bytes(state) == pytest.approx(parameter_bytes(state) / 8, rel=0.01)
+    assert device_bytes(state) == pytest.approx(parameter_bytes(state) / 8, rel=0.02)
 
 
 @pytest.mark.slow
@@ -210,7 +210,6 @@ def test_what_each_device_holds_is_printed(split_small_arrays):
     state = built.abstract_state()
     lines = cost_lines(built, state)
     (held,) = [line for line in lines if line.startswith("each device holds: ")]
-    sizes = dict(re.findall(r"([\d.]+) MB (\w+)", held))
-    assert list(sizes.values()) == ["parameters", "optimizer", "batch", "EMA"]
+    assert re.findall(r"[\d.]+ MB (\w+)", held) == ["parameters", "optimizer", "batch", "EMA"]
     assert f"{device_bytes(state.opt_state) / 1e6:,.1f} MB optimizer" in held
     assert any("(data=2, fsdp=4, tensor=1)" in line for line in lines)

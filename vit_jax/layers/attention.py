@@ -23,8 +23,8 @@ class Attention(nn.Module):
     """Multi-head self-attention (Vaswani et al. 2017), queries scaled by head_dim^-1/2, softmax in float32.
 
     With `qk_norm`, queries and keys are layer-normalised over each head before their product (Dehghani et al. 2023).
-    With `cosine`, the scores are the cosines of queries and keys, times a learned scale of each head, at most 100, which
-    starts at 10 (Liu et al. 2022, Swin V2, eq. 2).
+    With `cosine`, the scores are the cosines of queries and keys, times a learned scale of each head, at most 100,
+    which starts at 10 (Liu et al. 2022, Swin V2, eq. 2).
     The result is float32, as the residual stream is.
     Parameters: `query`, `key`, `value` with kernels `[width, heads, head_dim]`, `out` with `[heads, head_dim, width]`;
     with `cosine` also `logit_scale`, `[heads]`, the logarithm of the scale.
@@ -35,6 +35,8 @@ class Attention(nn.Module):
       kernel: see `vit_jax.layers.attention_kernel.KERNELS`.
       fused_qkv: queries, keys and values of self-attention come from one product over the three kernels side by side:
         fewer, larger products; on a CPU three are faster.
+      head_dim: of queries and keys, where it is not width / heads.
+      value_dim: of the values of each head, where it is not that of queries and keys.
 
     Raises:
       ValueError: the width is not a multiple of the number of heads, or the kernel does not work here, or attention
@@ -50,6 +52,8 @@ class Attention(nn.Module):
     fused_qkv: bool = False
     key_bias: bool = True
     cosine: bool = False
+    head_dim: int | None = None
+    value_dim: int | None = None
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
 
@@ -80,12 +84,13 @@ class Attention(nn.Module):
     ) -> tuple[Float[Array, "batch probes width"], Float[Array, "batch tokens heads head_dim"]]:
         """Returns what a call does, and the keys that the queries met."""
         width = x.shape[-1]
-        if width % self.heads:
+        if self.head_dim is None and width % self.heads:
             raise ValueError(f"width {width} is not a multiple of {self.heads} heads")
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        split = (self.heads, width // self.heads)
+        head_dim = self.head_dim or width // self.heads
+        dims = {"query": head_dim, "key": head_dim, "value": self.value_dim or head_dim}
         biased = {"query": self.qkv_bias, "key": self.qkv_bias and self.key_bias, "value": self.qkv_bias}
-        dense = [Dense(split, use_bias=biased[name], name=name, **types) for name in biased]
+        dense = [Dense((self.heads, dims[name]), use_bias=biased[name], name=name, **types) for name in biased]
         if self.fused_qkv and queries is None:
             query, keys, value = joint_products(dense, x, jnp.dtype(self.dtype or x.dtype))
         else:

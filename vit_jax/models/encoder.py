@@ -1,5 +1,6 @@
 """A stack of blocks, run as a loop or as a scan, with or without rematerialisation."""
 
+import operator
 from collections.abc import Sequence
 
 import flax.linen as nn
@@ -85,7 +86,7 @@ class BlockStack(nn.Module):
         if self.remat != "none":
             body = jax.checkpoint(body, policy=REMAT_POLICIES[self.remat], prevent_cse=False)
         x, outputs = jax.lax.scan(body, x, (stacked, jnp.arange(self.depth)))
-        return x, [jax.tree.map(lambda output: output[i], outputs) for i in layers]
+        return x, [jax.tree.map(operator.itemgetter(i), outputs) for i in layers]
 
 
 class Encoder(BlockStack):

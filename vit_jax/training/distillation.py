@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from vit_jax.config import default_config
 from vit_jax.data.device import Normalisation
 from vit_jax.errors import UserError
+from vit_jax.layers.token_merging import MergedTokens
 from vit_jax.pretrained.load import load_weights
 
 KINDS = ("hard", "soft")
@@ -132,19 +133,21 @@ def similarity_loss(
 
 
 def capturing(model: nn.Module, wanted: bool, mutable: list[str]) -> dict[str, object]:
-    """Returns the options of `apply` by which what `model.features` returns is kept, where it is wanted."""
+    """Returns the options of `apply` by which the model's features are kept, where they are wanted."""
     if not wanted:
         return {"mutable": mutable}
 
     def kept(module: nn.Module, method: str) -> bool:
-        return method == "features" and type(module) is type(model)
+        return method in ("features", "merged_features") and type(module) is type(model)
 
     return {"mutable": [*mutable, "intermediates"], "capture_intermediates": kept}
 
 
 def pooled_features(captured: dict) -> Float[Array, "batch width"]:
     """Returns the mean of the captured tokens or places of a map, float32."""
-    features = captured["intermediates"]["features"][0].astype(jnp.float32)
+    ((features,),) = captured["intermediates"].values()
+    features = features.tokens if isinstance(features, MergedTokens) else features
+    features = features.astype(jnp.float32)
     return features.mean(axis=tuple(range(1, features.ndim - 1)))
 
 

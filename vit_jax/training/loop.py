@@ -12,6 +12,7 @@ from tqdm import tqdm
 from vit_jax.data.loading import Batch, iterate
 from vit_jax.data.sources import Source
 from vit_jax.data.unreadable import Unreadable
+from vit_jax.distributed import together
 from vit_jax.errors import UserError
 from vit_jax.evaluation.classification import Results, evaluate
 from vit_jax.training.checkpoint import Checkpoints
@@ -32,6 +33,7 @@ class Loop:
     """One training run, from a state to the end of its training.
 
     Attributes:
+      train_step: that of the experiment, first run when all processes have compiled it.
       facts: what is saved beside every state.
       past: which batches the run has skipped so far; the data position is the step plus their number.
       best: step and top-1 of the best validation so far, or None.
@@ -50,6 +52,7 @@ class Loop:
         started: float | None = None,
     ):
         self.experiment = experiment
+        self.train_step = together(experiment.train_step)
         self.checkpoints = checkpoints
         self.records = records
         self.facts = facts
@@ -110,7 +113,7 @@ class Loop:
             for part in self.held_out.values():
                 held_out.callback(part.close)
             for step, batch in enumerate(self.meter.loaded(until_stopped(batches, stop)), first):
-                state, metrics = self.experiment.train_step(state, place(batch, layout))
+                state, metrics = self.train_step(state, place(batch, layout))
                 self.meter.add(step, metrics)
                 bar.update()
                 self.say_first_step(metrics, step)
@@ -237,6 +240,7 @@ class HeldOut:
 
     def __init__(self, experiment: Experiment, source: Source, times: int = 1):
         self.experiment, self.source, self.times = experiment, source, times
+        self.eval_step = together(experiment.eval_step)
         self.batches = experiment.eval_batches(source)
         self.unreadable = Unreadable(experiment.config.data.max_bad)
         self.loading: Iterator[Batch] | None = None
@@ -258,7 +262,7 @@ class HeldOut:
             self.loading = iterate(self.batches, 0, self.times * len(self.batches), workers, self.unreadable)
         layout = batch_sharding(self.experiment.mesh)
         placed = (place(batch, layout) for batch in itertools.islice(self.loading, len(self.batches)))
-        results = evaluate(self.experiment.eval_step, state.evaluated, placed)
+        results = evaluate(self.eval_step, state.evaluated, placed)
         results.unreadable = len(self.source) - len(results.rank)
         if not len(results.rank):
             raise UserError(f"none of the {len(self.source)} images to evaluate on can be read")
