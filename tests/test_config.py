@@ -29,11 +29,14 @@ OPTIONAL = {
     "data.resize": int,
     "train.class_weights": str,
     "train.clip_norm": float,
+    "train.label_threshold": float,
     "train.ema_decay": float,
     "train.early_stopping": str,
     "optimizer.adam_lr": float,
     "optimizer.layer_decay": float,
     "optimizer.frozen": str,
+    "distill.teacher": str,
+    "distill.place": str,
 }
 """The keys that may be None, with their types."""
 

@@ -8,20 +8,26 @@ import jax
 import numpy as np
 import pytest
 
-from vit_jax.config import load_config, model_overrides, resolve
+from vit_jax.config import flatten, load_config, model_overrides, resolve
 from vit_jax.data.sources import ArraySource
 from vit_jax.duration import Clock, to_steps
 from vit_jax.errors import UserError
-from vit_jax.models.registry import create_model
+from vit_jax.measurement.flops import model_flops
+from vit_jax.models.deit import DistilledVisionTransformer
+from vit_jax.models.registry import architecture, create_model
 from vit_jax.pretrained.catalogue import published_names
+from vit_jax.training.distillation import load_teacher
 from vit_jax.training.experiment import host_transform
 from vit_jax.training.losses import make_loss
 from vit_jax.training.optimizer import make_optimizer, parameter_count
 
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted((ROOT / "configs").glob("*.py"))
+SMALL = ("vit", "deit", "swin", "convnext", "resnet18", "cct")
 SPECS = [str(path) for path in FILES if path.stem != "folder"]
 SPECS += [f"{ROOT}/configs/folder.py:images", f"{ROOT}/configs/cifar10.py:gpu"]
+SPECS += [f"{ROOT}/configs/cifar10.py:{model}" for model in SMALL] + [f"{ROOT}/configs/cifar10.py:cct_gpu"]
+SPECS += [f"{ROOT}/configs/deit_s16.py:distilled", f"{ROOT}/configs/resnet50.py:a2"]
 SPECS += [f"{ROOT}/configs/vit_b16.py:{data}" for data in ("cifar100", "imagenet2012", "folder:images", "scratch")]
 EXAMPLES = {"digits": 1_437, "cifar10": 50_000, "cifar100": 50_000, "imagenet2012": 1_268_355, "folder:images": 2_000}
 """Sizes of the training splits."""
@@ -52,9 +58,9 @@ def test_it_resolves_and_its_parts_can_be_made(spec):
     for group, key in (("train", "log_every"), ("schedule", "warmup"), ("eval", "every"), ("checkpoint", "every")):
         assert 0 <= to_steps(config[group][key], clock, f"{group}.{key}") < total
     make_optimizer(config, clock)
-    make_loss(config.train.loss)
+    make_loss(config.train)
     images = ArraySource(np.zeros((1, 32, 32, 3), np.uint8), np.zeros(1, int), ["one"])
-    assert host_transform(config, images).size in ((32, 32), (224, 224), (384, 384))
+    assert host_transform(config, images).size in ((32, 32), (160, 160), (224, 224), (384, 384))
 
 
 @pytest.mark.parametrize("name", ["vit_b16", "vit_s16", "vit_l16", "r50_vit_b16", "linear_probe"])
@@ -88,11 +94,51 @@ def test_cifar10_takes_the_device_as_its_argument():
     model = create_model(gpu.model.name, **model_overrides(gpu))
     params = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 32, 32, 3), "float32"))
     assert parameter_count(params) <= 4_000_000
-    with pytest.raises(UserError, match="takes cpu or gpu as its argument, not 'tpu'"):
+    with pytest.raises(UserError, match=r"takes one of cpu, gpu, cct_gpu, vit, .*, cct as its argument, not 'tpu'"):
         load_config(f"{ROOT}/configs/cifar10.py:tpu")
 
 
-@pytest.mark.parametrize("name", ["digits", "vit_s16_imagenet"])
+@pytest.mark.parametrize("name", SMALL)
+def test_the_small_models_of_cifar10_are_of_one_size_and_differ_in_the_model_alone(name):
+    config, plain = (resolve(load_config(f"{ROOT}/configs/cifar10.py:{model}")) for model in (name, "vit"))
+    model = create_model(config.model.name, **model_overrides(config), num_classes=10)
+    variables = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 32, 32, 3), "float32"))
+    assert 1.9e6 < parameter_count(variables["params"]) < 3.1e6
+    assert model_flops(model, variables, (32, 32)).flops < 0.4e9
+    other = {key for key, value in flatten(config).items() if flatten(plain).get(key) != value}
+    assert {key for key in other if not key.startswith("model.")} == ({"distill.place"} if name == "deit" else set())
+
+
+def test_a_distilled_recipe_wants_its_teacher():
+    for spec in ("cifar10.py:deit", "deit_s16.py:distilled"):
+        config = resolve(load_config(f"{ROOT}/configs/{spec}"))
+        assert architecture(config.model.name).module is DistilledVisionTransformer
+        with pytest.raises(UserError, match=r"distill\.place is set to 'token', but distill\.teacher names no teacher"):
+            load_teacher(config, 10)
+
+
+@pytest.mark.parametrize(
+    ("spec", "keys"),
+    [
+        ("deit_s16.py", ("adamw", 1e-3, 1024, "300 epochs", 0.05, 3, 0.8, 1.0, 0.25, 0.1)),
+        ("deit3_s16.py", ("lamb", 4e-3, 2048, "800 epochs", 0.05, 3, 0.8, 1.0, 0.0, 0.0)),
+        ("swin_t.py", ("adamw", 1e-3, 1024, "300 epochs", 0.05, 1, 0.8, 1.0, 0.25, 0.1)),
+        ("convnext_t.py", ("adamw", 4e-3, 4096, "300 epochs", 0.05, 1, 0.8, 1.0, 0.25, 0.1)),
+        ("resnet50.py", ("lamb", 8e-3, 2048, "100 epochs", 0.02, 1, 0.1, 1.0, 0.0, 0.0)),
+        ("resnet50.py:a2", ("lamb", 5e-3, 2048, "300 epochs", 0.02, 3, 0.1, 1.0, 0.0, 0.0)),
+    ],
+)
+def test_imagenet_recipes_are_the_published_ones(spec, keys):
+    c = resolve(load_config(f"{ROOT}/configs/{spec}"))
+    optimizer, augment, train = c.optimizer, c.augment, c.train
+    found = (optimizer.name, optimizer.lr, train.batch_size, train.duration, optimizer.weight_decay)
+    found += (augment.repeats, augment.mixup, augment.cutmix, augment.erasing, train.label_smoothing)
+    assert found == keys
+    assert (train.loss, train.class_mean) == (("sigmoid", True) if optimizer.name == "lamb" else ("softmax", False))
+    assert (c.data.train_split, c.data.eval_split, augment.mixing) == ("train", "validation", "batch")
+
+
+@pytest.mark.parametrize("name", ["digits", "vit_s16_imagenet", "swin_t", "convnext_t", "deit3_s16"])
 def test_an_argument_that_is_not_taken_is_refused(name):
     with pytest.raises(UserError, match=rf"{name}\.py: get_config\(\) takes 0 positional arguments"):
         load_config(f"{ROOT}/configs/{name}.py:something")

@@ -108,6 +108,8 @@ def default_config() -> ConfigDict:
     c.train.batch_size = 128  # global: over all devices and micro-batches
     c.train.accumulate = 1  # micro-batches a step; their mean gradient equals the large batch's
     c.train.loss = "softmax"  # softmax or sigmoid cross-entropy
+    c.train.class_mean = False  # of sigmoid: the mean over classes, as in PyTorch, in place of the sum
+    c.train.label_threshold = cd.placeholder(float)  # of sigmoid: labels above it, after mixing, become 1, the others 0
     c.train.label_smoothing = 0.0
     c.train.class_weights = cd.placeholder(str)  # of the loss: balanced, or one number a class: "1, 2, 0.5"
     c.train.clip_norm = cd.placeholder(float)  # global norm that gradients are clipped to
@@ -119,11 +121,11 @@ def default_config() -> ConfigDict:
     c.train.rewinds = 3  # how often in a run; then it aborts
 
     c.optimizer = ConfigDict()
-    c.optimizer.name = "adamw"  # adamw, sgd (momentum) or muon (the encoder's kernels; the rest by NAdamW)
+    c.optimizer.name = "adamw"  # adamw, lamb, sgd (momentum) or muon (the encoder's kernels; the rest by NAdamW)
     c.optimizer.lr = 1e-3  # the schedule's peak
     c.optimizer.weight_decay = 0.0  # times the learning rate, on kernels only; with muon on the encoder's
     c.optimizer.momentum = 0.9  # of sgd and muon, where 0.95 is usual
-    c.optimizer.betas = (0.9, 0.999)  # of adamw, and of muon's NAdamW
+    c.optimizer.betas = (0.9, 0.999)  # of adamw and lamb, and of muon's NAdamW
     c.optimizer.eps = 1e-8  # likewise
     c.optimizer.adam_lr = cd.placeholder(float)  # muon: peak rate of the NAdamW part; None is lr
     c.optimizer.layer_decay = cd.placeholder(float)  # updates of layer l times this^(depth + 1 - l); 1 at the head
@@ -302,6 +304,7 @@ BOUNDS = {
     "augment.cutmix": (0, None),
     "train.batch_size": (1, None),
     "train.accumulate": (1, None),
+    "train.label_threshold": (0, 0.5),
     "train.label_smoothing": (0, 1),
     "train.clip_norm": (1e-12, None),
     "train.ema_decay": (0, 1),

@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 
 from vit_jax.config import default_config
 from vit_jax.data.folder_layouts import VALIDATION
+from vit_jax.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from vit_jax.errors import UserError
 
 FOLDER = "folder:"
@@ -64,4 +65,29 @@ def google_fine_tuning(init_from: str, dataset: str, lr: float = 0.03) -> Config
     c.eval.batch_size = 32 if folder else 512
     c.eval.every = "5%"
     c.checkpoint.every = "5%"
+    return c
+
+
+def imagenet_from_scratch(model: str) -> ConfigDict:
+    """Returns what the recipes of timm's kind share that train on all of ImageNet-1k, at 224 pixels: images resized
+    with bicubic filters and normalised by ImageNet's mean and deviation, AdamW with a decay of 0.05 on kernels, and a
+    cosine after 5 epochs of warm-up. They report on the validation images, and hold none out.
+    """
+    c = default_config()
+    c.model.name = model
+    c.model.dtype = "bfloat16"
+
+    c.data.name = "imagenet2012"
+    c.data.eval_split = "validation"
+    c.data.image_size = 224
+    c.data.interpolation = "bicubic"
+    c.data.mean, c.data.std = IMAGENET_MEAN, IMAGENET_STD
+    c.data.workers = 8
+
+    c.train.duration = "300 epochs"
+    c.train.batch_size = 1024
+    c.optimizer.weight_decay = 0.05
+    c.schedule.warmup = "5 epochs"
+    c.eval.batch_size = 1024
+    c.eval.every = "5 epochs"
     return c

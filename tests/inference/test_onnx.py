@@ -84,6 +84,7 @@ def test_weights_too_large_for_one_file_lie_beside(tmp_path, monkeypatch):
     [
         ("vit", {"pool": "map", "qk_norm": True, "registers": 2, "mlp": "swiglu", "layer_scale": 0.1}),
         ("vit", {"pool": "gap", "position": "sincos2d", "pre_logits": 7, "scan_layers": True, "gelu": "exact"}),
+        ("vit", {"patch_embed": "cct", "pool": "sequence", "qkv_bias": False, "norm_epsilon": 1e-5}),
         ("vit_distilled", {}),
         ("mixer", {}),
     ],

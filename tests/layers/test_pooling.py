@@ -6,7 +6,7 @@ import pytest
 from vit_jax.layers.attention import Attention
 from vit_jax.layers.mlp import Mlp
 from vit_jax.layers.norm import LayerNorm
-from vit_jax.layers.pooling import MapPool
+from vit_jax.layers.pooling import MapPool, SequencePool
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +56,23 @@ def test_every_parameter_has_an_effect(normal, pool, variables):
 
 def test_types():
     layer = MapPool(heads=2, mlp_dim=6, dtype="bfloat16", param_dtype="float16")
+    pooled, variables = jax.eval_shape(layer.init_with_output, jax.random.key(0), jnp.ones((1, 3, 8), "bfloat16"))
+    assert pooled.dtype == jnp.float32
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float16")}
+
+
+def test_sequence_pooling_is_a_mean_weighted_by_the_softmax_of_a_linear_map(normal, random_params):
+    tokens = normal(2, 5, 8)
+    params = random_params(SequencePool(), tokens)
+    scores = tokens @ np.asarray(params["score"]["kernel"]) + np.asarray(params["score"]["bias"])
+    weights = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+    pooled = SequencePool().apply({"params": params}, tokens)
+    np.testing.assert_allclose(pooled, (weights * tokens).sum(axis=1), rtol=1e-5, atol=1e-5)
+    assert np.abs(pooled - tokens.mean(axis=1)).max() > 1e-2
+
+
+def test_types_of_sequence_pooling():
+    layer = SequencePool(dtype="bfloat16", param_dtype="float16")
     pooled, variables = jax.eval_shape(layer.init_with_output, jax.random.key(0), jnp.ones((1, 3, 8), "bfloat16"))
     assert pooled.dtype == jnp.float32
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float16")}

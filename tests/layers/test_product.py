@@ -47,21 +47,25 @@ def test_affine_accumulates_in_float32():
     assert affine(ones, ones.T, None, "bfloat16", "float32") == 1000
 
 
-@pytest.mark.parametrize(("queries", "keys", "head_dim"), [(4, 4, 4), (1, 6, 3), (3, 1, 2)])
-def test_attend_and_its_gradients(check_against_float64, normal, queries, keys, head_dim):
+@pytest.mark.parametrize(
+    ("queries", "keys", "head_dim", "value_dim"), [(4, 4, 4, 4), (1, 6, 3, 3), (3, 1, 2, 2), (4, 3, 2, 5)]
+)
+def test_attend_and_its_gradients(check_against_float64, normal, queries, keys, head_dim, value_dim):
     check_against_float64(
         attend,
         plain_attention,
         normal(2, queries, 2, head_dim),
         normal(2, keys, 2, head_dim),
-        normal(2, keys, 2, head_dim),
+        normal(2, keys, 2, value_dim),
         dtype="float32",
         tolerance=1e-5,
     )
 
 
-def test_attend_in_bfloat16(check_against_float64, normal):
-    arguments = [normal(2, tokens, 2, 4, dtype="bfloat16") for tokens in (3, 5, 5)]
+@pytest.mark.parametrize("value_dim", [4, 6])
+def test_attend_in_bfloat16(check_against_float64, normal, value_dim):
+    shapes = ((3, 4), (5, 4), (5, value_dim))
+    arguments = [normal(2, tokens, 2, channels, dtype="bfloat16") for tokens, channels in shapes]
     check_against_float64(attend, plain_attention, *arguments, dtype="bfloat16", tolerance=BF16)
 
 

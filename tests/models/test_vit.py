@@ -51,6 +51,8 @@ def run(random_params):
         ("vit_l16", 304_326_632),
         ("vit_l32", 306_535_400),
         ("vit_h14", 632_045_800),
+        ("deit3_s16", 22_059_496),
+        ("deit3_b16", 86_585_320),
     ],
 )
 def test_published_sizes(name, count):
@@ -231,7 +233,7 @@ def test_pre_norm_normalises_the_tokens_before_the_first_block(random_params):
     np.testing.assert_allclose(tokens, layer_norm(bare, params["pre_norm"]), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("pool", ["cls", "gap", "map", "cls_gap"])
+@pytest.mark.parametrize("pool", ["cls", "gap", "map", "cls_gap", "sequence"])
 def test_an_image_is_classified_alone(run, pool):
     """The logits of a row do not depend on the other rows, and they do on its own pixels."""
     others = np.concatenate([IMAGES[:1], 2 - IMAGES[1:]])
@@ -377,7 +379,8 @@ def test_scan_and_remat_change_nothing_with_swiglu(random_params):
     ("field", "known"),
     [
         ("mlp", "gelu, swiglu"),
-        ("pool", "cls, gap, map, cls_gap"),
+        ("patch_embed", "linear, cct"),
+        ("pool", "cls, gap, map, cls_gap, sequence"),
         ("head", "linear, mlp"),
         ("remat", "none, dots, full"),
         ("position", "'learned', 'sincos2d' or 'none'"),

@@ -11,6 +11,7 @@ import pytest
 from vit_jax.explanation.attention import attention_maps
 from vit_jax.inference.model import load_model
 from vit_jax.models.convnext import ConvNeXt
+from vit_jax.models.mobilevit import MobileViT
 from vit_jax.models.resnet import ResNet
 from vit_jax.models.swin import PatchMerging, SwinTransformer
 
@@ -18,7 +19,7 @@ GOLDENS = pathlib.Path(__file__).parents[1] / "goldens"
 CASES = sorted(path.name for path in GOLDENS.iterdir())
 TOLERANCE = 5e-6
 """Of the largest value; float32 gives about 1e-6."""
-CHANNELS_FIRST = (ConvNeXt, ResNet)
+CHANNELS_FIRST = (ConvNeXt, MobileViT, ResNet)
 """Models whose maps the libraries give as `[batch, channels, rows, columns]`."""
 
 
@@ -73,7 +74,7 @@ def outputs(model, names: list[str], image: np.ndarray) -> dict[str, np.ndarray]
         if isinstance(model.module, SwinTransformer) and maps:  # of each stage the last block's
             layers = [layers[sum(model.module.depths[: i + 1]) - 1] for i in range(model.module.depth)]
         numbered = {f"attentions_{i}": layer for i, layer in enumerate(layers)}
-        every = {"attention": jnp.stack(layers)} if maps else {}
+        every = {"attention": jnp.stack(layers)} if "attention" in maps else {}
         return found | {name: array for name, array in (numbered | every).items() if name in maps}
 
     quickly = {"xla_backend_optimization_level": 0}
@@ -83,7 +84,7 @@ def outputs(model, names: list[str], image: np.ndarray) -> dict[str, np.ndarray]
 
 def test_all_cases_are_there():
     families = [case.split("_")[0] for case in CASES]
-    assert {name: families.count(name) for name in families} == {"google": 5, "bigvision": 4, "timm": 12, "hf": 6}
+    assert {name: families.count(name) for name in families} == {"google": 5, "bigvision": 4, "timm": 14, "hf": 7}
 
 
 @pytest.mark.parametrize("case", CASES)

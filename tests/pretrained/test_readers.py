@@ -15,6 +15,7 @@ from vit_jax.inference.model import load_model
 from vit_jax.pretrained import big_vision, google
 from vit_jax.pretrained.load import load_weights
 from vit_jax.pretrained.names import write
+from vit_jax.pretrained.save import save_weights
 from vit_jax.pretrained.timm import HEADS, heads_of
 from vit_jax.pretrained.timm_config import told_by_architecture
 from vit_jax.pretrained.weights import POSITIONS
@@ -235,6 +236,16 @@ class TestTimm:
         assert "blocks.1.gamma_2" in old
         back = load_weights(str(torch_folder(tmp_path, old)), heads=2)
         assert same_params(back.params, small_weights(gelu="exact", layer_scale=0.5).params)
+
+    def test_deit_iii_as_timm_keeps_it(self, tmp_path):
+        """Without config.json, `heads` and `layer_scale` are what the catalogue tells of the published files."""
+        weights = small_weights("deit3_s16")
+        save_weights(weights, tmp_path / "out", "timm")
+        told = load_weights(str(tmp_path / "out"))
+        untold = load_weights(str(tmp_path / "out" / "model.safetensors"), (8, 8), heads=2, layer_scale=1e-6)
+        for back in (told, untold):
+            assert same_params(back.params, weights.params)
+            assert back.module == weights.module
 
     def test_what_is_unknown_in_the_trunk_is_refused_elsewhere_named(self, tmp_path):
         arrays = timm_arrays(tmp_path)

@@ -28,6 +28,8 @@ GRID = {
     "fc_norm": ({"pool": "gap", "pool_norm": True}, "pool_norm=True", SAME, "pool='gap'"),
     "cls beside gap": ({"pool": "gap", "cls_token": True}, "cls_token=True", SAME, "pool='gap'"),
     "map": ({"pool": "map"}, "pool='map'", SAME, "pool='map'"),
+    "sequence": ({"pool": "sequence"}, "pool='sequence'", "pool='sequence'", "pool='sequence'"),
+    "cct": ({"patch_embed": "cct"}, "patch_embed='cct'", "patch_embed='cct'", "patch_embed='cct'"),
     "dinov2": ({"pool": "cls_gap", "layer_scale": 0.5, "registers": 2}, "pool='cls_gap'", "pool='cls_gap'", SAME),
     "registers": ({"registers": 3}, "registers=3", SAME, "registers=3"),
     "registers alone": ({"registers": 2, "cls_position": False}, "registers=2", SAME, "registers=2"),

@@ -59,10 +59,11 @@ def test_factors_of_a_vit_with_two_blocks(params):
     assert elsewhere == {name.split("/")[0]: value for name, value in EXPECTED.items() if "block_" not in name}
 
 
-def test_factors_of_poolings_and_hidden_layers():
-    names = flatten_dict(initial(pool="map", pre_logits=4), sep="/")
+@pytest.mark.parametrize("pool", ["map", "sequence"])
+def test_factors_of_poolings_and_hidden_layers(pool):
+    names = flatten_dict(initial(pool=pool, pre_logits=4), sep="/")
     factors = layer_factors(names, 0.5)
-    after = [name for name in names if name.startswith(("map_pool/", "pre_logits/", "head/", "norm/"))]
+    after = [name for name in names if name.startswith((f"{pool}_pool/", "pre_logits/", "head/", "norm/"))]
     assert len({name.split("/")[0] for name in after}) == 4
     assert {factors[name] for name in after} == {AFTER}
 
@@ -98,7 +99,7 @@ def updates_of(params: dict, name: str, decay: float | None, trained: dict | Non
     return flatten_dict(updates, sep="/")
 
 
-@pytest.mark.parametrize("name", ["adamw", "sgd", "muon"])
+@pytest.mark.parametrize("name", ["adamw", "lamb", "sgd", "muon"])
 def test_whole_updates_are_scaled_whatever_the_optimizer(params, name):
     plain, scaled = (updates_of(params, name, decay) for decay in (None, 0.5))
     factors = layer_factors(plain, 0.5)
@@ -121,3 +122,11 @@ def test_it_needs_the_parameters():
     config.optimizer.layer_decay = 0.5
     with pytest.raises(ValueError, match="needs the parameters"):
         make_optimizer(config, CLOCK)
+
+
+def test_what_a_stage_does_first_belongs_to_its_first_block():
+    stage = "encoder/stage_{}"
+    blocks = [f"{stage.format(i)}/block_{j}/mlp/kernel" for i in (0, 1) for j in (0, 1)]
+    names = ["stem/kernel", *blocks, f"{stage.format(1)}/downsample/kernel", "head/kernel"]
+    factors = layer_factors(names, 0.5)
+    assert list(factors.values()) == [0.5**power for power in (5, 4, 3, 2, 1, 2, 0)]

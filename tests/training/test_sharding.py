@@ -200,6 +200,15 @@ def test_heads_that_cannot_be_split_are_said():
     assert lines["encoder/block_0/mlp/dense_1/kernel"].endswith("axis 0 over tensor")
 
 
+def test_blocks_that_differ_are_told_each():
+    shape = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
+    params = jax.eval_shape(create_model("resnet18").init, jax.random.key(0), shape)["params"]
+    lines = [line.split() for line in parameter_table(params)]
+    assert ["encoder/stage_0/block_1", "as", "block_0", "73,984"] in lines
+    assert {line[0].split("/")[2] for line in lines if line[0].startswith("encoder/stage_1/")} == {"block_0", "block_1"}
+    assert lines[-1] == ["total", "11,689,512"]
+
+
 def test_one_device_has_no_layouts(one_device):
     state = small_cases([("mesh.data", "1")])[0].experiment(one_device).abstract_state()
     assert not any("over" in line or "whole" in line for line in parameter_table(state.params))

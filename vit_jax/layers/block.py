@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 from vit_jax.layers.attention import Attention
 from vit_jax.layers.drop import drop_path, dropout
 from vit_jax.layers.layer_scale import LayerScale
-from vit_jax.layers.mlp import Mlp, SwiGlu
+from vit_jax.layers.mlp import Mlp, SiluMlp, SwiGlu
 from vit_jax.layers.norm import LayerNorm
 from vit_jax.layers.token_merging import MergedTokens, merge
 from vit_jax.layers.types import DTypeLike
@@ -17,10 +17,11 @@ from vit_jax.layers.types import DTypeLike
 class EncoderBlock(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)) (Dosovitskiy et al. 2021, eqs. 2 and 3).
 
-    `mlp` is `gelu` (see `Mlp`) or `swiglu` (see `SwiGlu`); for `attention_kernel` and `fused_qkv` see `Attention`.
-    Given `MergedTokens` in place of an array it attends by their sizes, and merges `merge_tokens` more of them between
-    attention and MLP, the first `prefix_tokens` excepted (see `vit_jax.layers.token_merging`). For `key_bias`, which a
-    subclass may set, and the `bias` of a call see `Attention`.
+    `mlp` is `gelu` (see `Mlp`), `swiglu` (see `SwiGlu`) or `silu` (see `SiluMlp`); for `attention_kernel` and
+    `fused_qkv` see `Attention`. Given `MergedTokens` in place of an array it attends by their sizes, and merges
+    `merge_tokens` more of them between attention and MLP, the first `prefix_tokens` excepted (see
+    `vit_jax.layers.token_merging`). For `key_bias`, `head_dim` and `value_dim`, which a subclass may set, and for the
+    `bias` of a call see `Attention`.
     """
 
     heads: int
@@ -41,6 +42,7 @@ class EncoderBlock(nn.Module):
     param_dtype: DTypeLike = jnp.float32
 
     key_bias = True
+    head_dim = value_dim = None
 
     @nn.compact
     def __call__(
@@ -64,13 +66,16 @@ class EncoderBlock(nn.Module):
             self.attention_kernel,
             self.fused_qkv,
             self.key_bias,
+            head_dim=self.head_dim,
+            value_dim=self.value_dim,
             name="attention",
             **types,
         )
         if self.mlp == "swiglu":
             mlp = SwiGlu(self.mlp_dim, self.dropout, name="mlp", **types)
         else:
-            mlp = Mlp(self.mlp_dim, self.gelu, self.dropout, name="mlp", **types)
+            kind = SiluMlp if self.mlp == "silu" else Mlp
+            mlp = kind(self.mlp_dim, self.gelu, self.dropout, name="mlp", **types)
         normed = LayerNorm(self.norm_epsilon, name="norm_0", **types)(x)
         branch, attended = attention.with_keys(normed, keys[0], sizes=whole.sizes, bias=bias)
         branch = self.scaled("layer_scale_0", dropout(keys[1], branch, self.dropout))

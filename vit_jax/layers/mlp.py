@@ -22,11 +22,25 @@ def gelu(x: Float[Array, "..."], approximate: bool) -> Float[Array, "..."]:
 
 
 def _gelu_backward(approximate, x, gradient):
-    _, pull_back = jax.vjp(functools.partial(jax.nn.gelu, approximate=approximate), x.astype(jnp.float32))
+    return _pulled_back(functools.partial(jax.nn.gelu, approximate=approximate), x, gradient)
+
+
+def _pulled_back(function, x, gradient):
+    """Returns the gradient by `x` of a function that is computed in float32, as the one tuple that a backward gives."""
+    _, pull_back = jax.vjp(function, x.astype(jnp.float32))
     return (pull_back(gradient.astype(jnp.float32))[0].astype(x.dtype),)
 
 
 gelu.defvjp(lambda x, approximate: (gelu(x, approximate), x), _gelu_backward)
+
+
+@jax.custom_vjp
+def silu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Returns x sigmoid(x) (Elfwing et al. 2018), as `gelu` is computed and differentiated."""
+    return jax.nn.silu(x.astype(jnp.float32)).astype(x.dtype)
+
+
+silu.defvjp(lambda x: (silu(x), x), functools.partial(_pulled_back, jax.nn.silu))
 
 
 class Mlp(nn.Module):
@@ -49,10 +63,22 @@ class Mlp(nn.Module):
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype, "bias_init": nn.initializers.normal(1e-6)}
         keys = (None, None) if key is None else jax.random.split(key)
         hidden = Dense(self.mlp_dim, name="dense_0", **types)(x)
-        hidden = gelu(hidden, self.gelu == "tanh")
+        hidden = self.activated(hidden)
         hidden = dropout(keys[0], hidden, self.dropout)
         out = Dense(x.shape[-1], name="dense_1", out_dtype=jnp.float32, **types)(hidden)
         return dropout(keys[1], out, self.dropout)
+
+    def activated(self, hidden: Float[Array, "batch tokens mlp_dim"]) -> Float[Array, "batch tokens mlp_dim"]:
+        """Returns what stands between the two products."""
+        return gelu(hidden, self.gelu == "tanh")
+
+
+class SiluMlp(Mlp):
+    """Dense, SiLU, Dense, as in MobileViT; `gelu` means nothing."""
+
+    def activated(self, hidden: Float[Array, "batch tokens mlp_dim"]) -> Float[Array, "batch tokens mlp_dim"]:
+        """Returns what stands between the two products."""
+        return silu(hidden)
 
 
 class SwiGlu(nn.Module):

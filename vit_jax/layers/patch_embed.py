@@ -38,6 +38,10 @@ class PatchEmbed(nn.Module):
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
 
+    def grid(self, image_shape: tuple[int, int]) -> tuple[int, int]:
+        """Returns the rows and columns of the tokens; see `grid_shape`."""
+        return grid_shape(image_shape, self.patch_size)
+
     @nn.compact
     def __call__(self, images: Float[Array, "batch height_px width_px channels"]) -> Float[Array, "batch tokens width"]:
         batch, height, breadth, channels = images.shape

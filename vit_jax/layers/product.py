@@ -117,10 +117,10 @@ affine.defvjp(_affine_forward, _affine_backward)
 def attend(
     query: Float[Array, "batch queries heads head_dim"],
     key: Float[Array, "batch keys heads head_dim"],
-    value: Float[Array, "batch keys heads head_dim"],
+    value: Float[Array, "batch keys heads value_dim"],
     drop: Callable[[Array], Array] | None = None,
     bias: Float[Array, "..."] | None = None,
-) -> Float[Array, "batch queries heads head_dim"]:
+) -> Float[Array, "batch queries heads value_dim"]:
     """Returns softmax(q kᵀ / √head_dim + bias) v for every head, softmax in float32 (Vaswani et al. 2017, eq. 1).
 
     Args:
@@ -180,13 +180,13 @@ def _split_heads_transposed(x):
 
 
 def _join_heads(x, shape):
-    batch, _, heads, head_dim = shape
-    return x.reshape(batch, heads, -1, head_dim).transpose(0, 2, 1, 3)
+    batch, _, heads, _ = shape
+    return x.reshape(batch, heads, *x.shape[1:]).transpose(0, 2, 1, 3)
 
 
 def _join_heads_transposed(x, shape):
-    batch, _, heads, head_dim = shape
-    return x.reshape(batch, heads, head_dim, -1).transpose(0, 3, 1, 2)
+    batch, _, heads, _ = shape
+    return x.reshape(batch, heads, *x.shape[1:]).transpose(0, 3, 1, 2)
 
 
 @jax.custom_vjp

@@ -11,6 +11,9 @@ from vit_jax.layers.types import DTypeLike, Initializer
 TABLE = "relative_bias/table"
 """What the names of tables end with, `[2 rows - 1, 2 columns - 1, heads]` for a grid of rows and columns."""
 
+OFFSETS = "offset_bias/table"
+"""What the names of tables of offsets end with, `[rows, columns, heads]` for a grid of rows and columns."""
+
 CONTINUOUS_WIDTH = 512
 """Hidden width of the perceptron of Swin V2 (Liu et al. 2022, section 3.3)."""
 
@@ -52,11 +55,7 @@ class RelativeBias(nn.Module):
         """Returns what is added to the scores, float32."""
         shape = (2 * rows - 1, 2 * columns - 1, self.heads)
         if self.has_variable("params", "table") and (found := self.get_variable("params", "table").shape) != shape:
-            made = ((found[0] + 1) // 2, (found[1] + 1) // 2)
-            raise ValueError(
-                f"relative positions are made for a grid of {made[0]}x{made[1]}, but the image needs {rows}x{columns}; "
-                "load the weights for that image size"
-            )
+            raise wrong_grid(((found[0] + 1) // 2, (found[1] + 1) // 2), (rows, columns))
         table = self.param("table", self.init, shape, self.param_dtype).astype(jnp.float32)
         bias = by_pairs(table, rows, columns)
         if self.cls:
@@ -67,6 +66,50 @@ class RelativeBias(nn.Module):
             row = jnp.broadcast_to(to_token[:, None, None], (self.heads, 1, bias.shape[1]))
             bias = jnp.concatenate([jnp.concatenate([own[:, None, None], row], axis=2), bias], axis=1)
         return bias[None]
+
+
+class OffsetBias(nn.Module):
+    """A learned number for each head and offset in rows and columns, whatever its sign (Graham et al. 2021, LeViT).
+
+    Parameter: `table`, `[rows, columns, heads]` for the grid at initialisation.
+
+    Raises:
+      ValueError: the table is that of another grid.
+    """
+
+    heads: int
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, rows: int, columns: int) -> Float[Array, "1 heads tokens tokens"]:
+        """Returns what is added to the scores, float32."""
+        shape = (rows, columns, self.heads)
+        if self.has_variable("params", "table") and (found := self.get_variable("params", "table").shape) != shape:
+            raise wrong_grid(found, (rows, columns))
+        table = self.param("table", nn.initializers.zeros, shape, self.param_dtype).astype(jnp.float32)
+        return by_pairs(mirrored(table, jnp), rows, columns)[None]
+
+
+def mirrored(table: Float[Array, "rows columns heads"], numpy=np) -> Float[Array, "down right heads"]:
+    """Returns a table of offsets as one of relative positions, `[2 rows - 1, 2 columns - 1, heads]`."""
+    table = numpy.concatenate([table[:0:-1], table])
+    return numpy.concatenate([table[:, :0:-1], table], axis=1)
+
+
+def resize_offsets(
+    table: Float[np.ndarray, "rows columns heads"], shape: tuple[int, int]
+) -> Float[np.ndarray, "new_rows new_columns heads"]:
+    """Returns a table of offsets for another grid, as `resize_table` makes one of relative positions."""
+    rows, columns = shape
+    return resize_table(mirrored(table), (2 * rows - 1, 2 * columns - 1))[rows - 1 :, columns - 1 :]
+
+
+def wrong_grid(made: tuple[int, ...], needed: tuple[int, int]) -> ValueError:
+    """Returns the error for a table that is that of another grid."""
+    return ValueError(
+        f"relative positions are made for a grid of {made[0]}x{made[1]}, but the image needs {needed[0]}x{needed[1]}; "
+        "load the weights for that image size"
+    )
 
 
 class ContinuousRelativeBias(nn.Module):

@@ -28,6 +28,8 @@ PLAIN_STEP = (
     "train.loss",
     "train.clip_norm",
     "train.ema_decay",
+    "train.class_mean",
+    "train.label_threshold",
     "train.label_smoothing",
     "train.class_weights",
     "optimizer.layer_decay",

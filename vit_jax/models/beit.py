@@ -8,7 +8,6 @@ import jax
 from jaxtyping import Array, Float
 
 from vit_jax.layers.block import EncoderBlock
-from vit_jax.layers.patch_embed import grid_shape
 from vit_jax.layers.relative_bias import RelativeBias
 from vit_jax.models.encoder import Encoder
 from vit_jax.models.vit import VisionTransformer
@@ -95,7 +94,7 @@ class Beit(VisionTransformer):
         self, images: Float[Array, "batch height width 3"], train: bool, layers: Sequence[int] = ()
     ) -> tuple[Float[Array, "batch tokens width"], list[Float[Array, "batch tokens width"]]]:
         """Returns the tokens after the last block, and those after each of the blocks named in `layers`."""
-        grid = grid_shape(images.shape[1:3], self.patch_size)
+        grid = self.embedding.grid(images.shape[1:3])
         bias = self.shared_bias(*grid) if self.relative_bias == "shared" else None
         x, found = self.encoder(GridTokens(self.tokens(images, train), bias, grid), train, layers)
         return x.tokens, [after.tokens for after in found]

@@ -123,7 +123,9 @@ class ConvNeXtStage(Stage):
     layer_scale: float | None = 1e-6
     norm_epsilon: float = 1e-6
 
-    def enter(self, x: Float[Array, "batch rows columns inputs"]) -> Float[Array, "batch new_rows new_columns width"]:
+    def enter(
+        self, x: Float[Array, "batch rows columns inputs"], train: bool
+    ) -> Float[Array, "batch new_rows new_columns width"]:
         """Returns the map that enters the first block."""
         if not self.downsample:
             return x

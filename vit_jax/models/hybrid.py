@@ -28,6 +28,10 @@ class HybridVisionTransformer(VisionTransformer):
     stem_width: int = 64
 
     def setup(self):
+        if self.patch_embed != "linear":
+            raise ValueError(
+                f"a hybrid cuts patches from a ResNet's map: patch_embed must be linear, not {self.patch_embed!r}"
+            )
         super().setup()
         self.backbone = ResNetBackbone(self.stages, self.stem_width, self.dtype, self.param_dtype)
 
@@ -49,4 +53,4 @@ class HybridVisionTransformer(VisionTransformer):
                     f"image {name} {pixels} becomes {side} in the feature map, not a multiple of patch {name} {patch}"
                 )
             grid.append(side // patch)
-        return self.patch_embed(self.backbone(images)), (grid[0], grid[1])
+        return self.embedding(self.backbone(images)), (grid[0], grid[1])

@@ -12,8 +12,10 @@ from vit_jax.errors import UserError, nearest
 from vit_jax.models.beit import Beit
 from vit_jax.models.convnext import ConvNeXt
 from vit_jax.models.deit import DistilledVisionTransformer
+from vit_jax.models.efficientformer import EfficientFormer
 from vit_jax.models.hybrid import HybridVisionTransformer
 from vit_jax.models.mixer import Mixer
+from vit_jax.models.mobilevit import MobileViT
 from vit_jax.models.resnet import ResNet
 from vit_jax.models.swin import SwinTransformer
 from vit_jax.models.vit import VisionTransformer
@@ -183,6 +185,14 @@ CIFAR_SIZES = {
 }
 """Small models for 32-pixel images: micro is the tutorials' size, lite6 and lite7 ViT-Lite (Hassani et al. 2021)."""
 
+CCT_SIZES = {
+    "2": {"width": 128, "depth": 2, "heads": 2, "mlp_dim": 128},
+    "6": {"width": 256, "depth": 6, "heads": 4, "mlp_dim": 512},
+    "7": {"width": 256, "depth": 7, "heads": 4, "mlp_dim": 512},
+}
+"""Hassani et al. 2021; `3x2` in a name is two convolutions by 3x3. The 3.17M parameters that they give for CCT-6/3x1
+are without learned positions. Theirs normalise the residual stream between attention and MLP; these are pre-norm."""
+
 RESNETS = {
     "18": {"depths": (2, 2, 2, 2), "bottleneck": False},
     "34": {"depths": (3, 4, 6, 3), "bottleneck": False},
@@ -214,15 +224,45 @@ SWIN_SIZES = {
 }
 """Liu et al. 2021, section 3.4; with windows of 7 at 224 pixels, V2 (Liu et al. 2022, section 4.1) of 8 at 256."""
 
+MOBILEVITS = {
+    "xxs": {
+        "widths": (16, 24, 48, 64, 80), "transformer_widths": (0, 0, 64, 80, 96), "last_width": 320,
+        "expand_ratio": 2.0,
+    },
+    "xs": {
+        "widths": (32, 48, 64, 80, 96), "transformer_widths": (0, 0, 96, 120, 144), "last_width": 384,
+        "expand_ratio": 4.0,
+    },
+    "s": {
+        "widths": (32, 64, 96, 128, 160), "transformer_widths": (0, 0, 144, 192, 240), "last_width": 640,
+        "expand_ratio": 4.0,
+    },
+}  # fmt: skip
+"""Mehta and Rastegari 2022, appendix A."""
+
+EFFICIENTFORMERS = {
+    "l1": {"depths": (3, 2, 6, 4), "widths": (48, 96, 224, 448), "attention_blocks": 1},
+    "l3": {"depths": (4, 4, 12, 6), "widths": (64, 128, 320, 512), "attention_blocks": 4},
+    "l7": {"depths": (6, 6, 18, 8), "widths": (96, 192, 384, 768), "attention_blocks": 8},
+}
+"""Li et al. 2022, appendix."""
+
 for _size, _fields in VIT_SIZES.items():
     for _patch in (8, 14, 16, 32):
         register(f"vit_{_size}{_patch}", VisionTransformer, patch_size=(_patch, _patch), **_fields)
 for _size, _fields in CIFAR_SIZES.items():
     register(f"vit_cifar_{_size}", VisionTransformer, patch_size=(4, 4), num_classes=10, **_fields)
+for _name, _position in (("2_3x2", "learned"), ("6_3x1", "sincos2d"), ("7_3x1", "learned")):
+    _fields = {"patch_size": (2 ** int(_name[-1]),) * 2, "patch_embed": "cct", "pool": "sequence", "qkv_bias": False}
+    _fields |= {"gelu": "exact", "norm_epsilon": 1e-5, "position": _position, "num_classes": 10}
+    register(f"cct_cifar_{_name}", VisionTransformer, **_fields, **CCT_SIZES[_name[0]])
 for _size in ("ti", "s", "b"):
     _fields = {"patch_size": (16, 16), "gelu": "exact", **VIT_SIZES[_size]}
     register(f"deit_{_size}16", VisionTransformer, **_fields)
     register(f"deit_{_size}16_distilled", DistilledVisionTransformer, **_fields)
+for _size in ("s", "b", "l"):
+    _fields = {"patch_size": (16, 16), "gelu": "exact", "layer_scale": 1e-6, "cls_position": False, **VIT_SIZES[_size]}
+    register(f"deit3_{_size}16", VisionTransformer, **_fields)
 for _name, _fields in HYBRIDS.items():
     register(_name, HybridVisionTransformer, **_fields)
 for _name in ("s32", "s16", "b32", "b16", "l16"):
@@ -250,6 +290,11 @@ register("swin_cifar", SwinTransformer, **_fields, version=1, num_classes=10)
 register("beit_b16", Beit, patch_size=(16, 16), **VIT_SIZES["b"])
 register("beit_l16", Beit, patch_size=(16, 16), **VIT_SIZES["l"], layer_scale=1e-5)
 
+for _size, _fields in MOBILEVITS.items():
+    register(f"mobilevit_{_size}", MobileViT, **_fields)
+for _size, _fields in EFFICIENTFORMERS.items():
+    register(f"efficientformer_{_size}", EfficientFormer, **_fields)
+
 # Last, as `name_of` takes the first name that agrees, and these agree with everything.
 register("vit", VisionTransformer)
 register("vit_distilled", DistilledVisionTransformer)
@@ -260,3 +305,5 @@ register("convnext", ConvNeXt)
 register("swinv2", SwinTransformer, version=2, window_size=8)
 register("swin", SwinTransformer)
 register("beit", Beit)
+register("mobilevit", MobileViT)
+register("efficientformer", EfficientFormer)

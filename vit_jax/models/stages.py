@@ -40,7 +40,7 @@ class Stage(nn.Module):
         self, x: Float[Array, "batch rows columns inputs"], train: bool, key: jax.Array | None
     ) -> Float[Array, "batch new_rows new_columns width"]:
         """Applies the stage; without a key nothing is dropped."""
-        x = self.enter(x)
+        x = self.enter(x, train)
         for i in range(self.depth):
             block_class, fields = self.block(i)
             if self.remat != "none":
@@ -51,7 +51,9 @@ class Stage(nn.Module):
             x = block(x, train, block_key, drop_path_rate(self.drop_path, number, self.total))
         return x
 
-    def enter(self, x: Float[Array, "batch rows columns inputs"]) -> Float[Array, "batch new_rows new_columns width"]:
+    def enter(
+        self, x: Float[Array, "batch rows columns inputs"], train: bool
+    ) -> Float[Array, "batch new_rows new_columns width"]:
         """Returns the map that enters the first block."""
         return x
 
@@ -147,14 +149,18 @@ class StagedClassifier(nn.Module):
     def set_up_head(self) -> None:
         """Sets up the classifier, which starts at zero."""
         if self.num_classes:
-            self.head_dense = Dense(
-                self.num_classes,
-                name="head",
-                kernel_init=nn.initializers.zeros,
-                bias_init=nn.initializers.constant(self.head_bias),
-                out_dtype="float32",
-                **self.types,
-            )
+            self.head_dense = self.classifier("head")
+
+    def classifier(self, name: str) -> Dense:
+        """Returns a linear classifier, which starts at zero."""
+        return Dense(
+            self.num_classes,
+            name=name,
+            kernel_init=nn.initializers.zeros,
+            bias_init=nn.initializers.constant(self.head_bias),
+            out_dtype="float32",
+            **self.types,
+        )
 
     def __call__(
         self, images: Float[Array, "batch height width 3"], train: bool = False
@@ -212,3 +218,8 @@ class StagedClassifier(nn.Module):
     def dropping(self, train: bool, rate: float) -> jax.Array | None:
         """Returns a key where something is dropped at that rate, else None."""
         return self.make_rng("dropout") if train and rate else None
+
+
+def hidden_width(width: int, ratio: float) -> int:
+    """Returns the hidden channels of an MLP, rounded down; a ratio that was made by division hits its number."""
+    return int(width * ratio + 1e-6)

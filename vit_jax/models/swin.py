@@ -13,7 +13,7 @@ from vit_jax.layers.patch_embed import PatchEmbed, grid_shape
 from vit_jax.layers.relative_bias import ContinuousRelativeBias, RelativeBias
 from vit_jax.layers.types import DTypeLike
 from vit_jax.layers.window_attention import WindowAttention, padding_of, window_of
-from vit_jax.models.stages import Stage, StagedClassifier
+from vit_jax.models.stages import Stage, StagedClassifier, hidden_width
 
 EPSILON = 1e-5
 """Of the norms after the patch embedding and in the merging of patches, whatever that of the blocks is."""
@@ -121,7 +121,9 @@ class SwinStage(Stage):
     norm_epsilon: float = 1e-5
     shift_padded: bool = False
 
-    def enter(self, x: Float[Array, "batch rows columns inputs"]) -> Float[Array, "batch new_rows new_columns width"]:
+    def enter(
+        self, x: Float[Array, "batch rows columns inputs"], train: bool
+    ) -> Float[Array, "batch new_rows new_columns width"]:
         """Returns the map that enters the first block."""
         if not self.merges:
             return x
@@ -232,8 +234,3 @@ class SwinTransformer(StagedClassifier):
             if any(shift) and any(padding_of(sides, sizes)):
                 return True
         return False
-
-
-def hidden_width(width: int, ratio: float) -> int:
-    """Returns the hidden channels of an MLP, rounded down; a ratio that was made by division hits its number."""
-    return int(width * ratio + 1e-6)

@@ -7,18 +7,23 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vit_jax.layers.attention_kernel import KERNELS
+from vit_jax.layers.conv_tokenizer import ConvTokenizer
 from vit_jax.layers.dense import Dense
 from vit_jax.layers.drop import dropout
 from vit_jax.layers.norm import LayerNorm
-from vit_jax.layers.patch_embed import PatchEmbed, grid_shape
-from vit_jax.layers.pooling import MapPool, mean_pool
+from vit_jax.layers.patch_embed import PatchEmbed
+from vit_jax.layers.pooling import MapPool, SequencePool, mean_pool
 from vit_jax.layers.position import PositionEmbed
 from vit_jax.layers.token_merging import MergedTokens
 from vit_jax.layers.types import DTypeLike
 from vit_jax.models.encoder import REMAT_POLICIES, Encoder
 
+EMBEDDINGS = {"linear": PatchEmbed, "cct": ConvTokenizer}
+"""What makes tokens of an image, by the value of `patch_embed`: modules with the same fields and a method `grid`."""
+
 CHOICES = {
-    "pool": ("cls", "gap", "map", "cls_gap"),
+    "patch_embed": tuple(EMBEDDINGS),
+    "pool": ("cls", "gap", "map", "cls_gap", "sequence"),
     "mlp": ("gelu", "swiglu"),
     "head": ("linear", "mlp"),
     "attention_kernel": KERNELS,
@@ -31,15 +36,17 @@ class VisionTransformer(nn.Module):
     """Patch embedding, encoder blocks, pooling and a classifier.
 
     Tokens come in the order cls (with `pool="cls"`, or `cls_token`), registers, patches. Registers (Darcet et al.
-    2024) carry no position. The image's size is free as long as the patch divides it; learned positions are made for
-    the size at initialisation.
+    2024) carry no position. The image's size is free as long as the patch embedding takes it; learned positions are
+    made for the size at initialisation.
 
     Attributes:
       patch_size: height and width of a patch, in pixels.
+      patch_embed: `linear`, or `cct`: small convolutions and max pooling, for images of any size (see `ConvTokenizer`).
       mlp: `gelu`, or `swiglu` as in DINOv2's giant model; `mlp_dim` is its hidden width.
       gelu: `tanh` as in Google's weights, `exact` as in timm's and Hugging Face's.
-      pool: `cls` token, mean of the patches (`gap`), attention pooling of the patches (`map`, Zhai et al. 2022), or cls
-        token and mean side by side (`cls_gap`, DINOv2's linear classifier).
+      pool: `cls` token, mean of the patches (`gap`), attention pooling of the patches (`map`, Zhai et al. 2022), cls
+        token and mean side by side (`cls_gap`, DINOv2's linear classifier), or the patches' mean with learned weights
+        (`sequence`, Hassani et al. 2021).
       pool_norm: the final norm comes after the pooling, not before it (timm's `fc_norm`); `features` are then bare.
       pre_norm: a norm before the first block, and no bias in the patch embedding (CLIP, Radford et al. 2021).
       cls_token: a cls token although the pooling does not use it.
@@ -61,6 +68,7 @@ class VisionTransformer(nn.Module):
 
     num_classes: int = 1000
     patch_size: tuple[int, int] = (16, 16)
+    patch_embed: str = "linear"
     width: int = 768
     depth: int = 12
     heads: int = 12
@@ -109,7 +117,8 @@ class VisionTransformer(nn.Module):
             if not 0 <= getattr(self, field) < 1:
                 raise ValueError(f"{field} must be at least 0 and less than 1, not {getattr(self, field)}")
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        self.patch_embed = PatchEmbed(self.patch_size, self.width, not self.pre_norm, **types)
+        embedding, bias = EMBEDDINGS[self.patch_embed], self.patch_embed == "linear" and not self.pre_norm
+        self.embedding = embedding(self.patch_size, self.width, bias, name="patch_embed", **types)
         for token in self.class_tokens:
             setattr(self, token, self.param(token, nn.initializers.zeros, (1, 1, self.width), self.param_dtype))
         positioned = len(self.class_tokens) if self.cls_position else 0
@@ -124,6 +133,8 @@ class VisionTransformer(nn.Module):
         self.norm = LayerNorm(self.norm_epsilon, **types)
         if self.pool == "map":
             self.map_pool = MapPool(self.heads, self.mlp_dim, self.gelu, self.norm_epsilon, **types)
+        if self.pool == "sequence":
+            self.sequence_pool = SequencePool(**types)
         if self.hidden_width:
             self.pre_logits_dense = Dense(self.hidden_width, name="pre_logits", out_dtype="float32", **types)
         if self.num_classes:
@@ -202,7 +213,7 @@ class VisionTransformer(nn.Module):
         self, images: Float[Array, "batch height width 3"]
     ) -> tuple[Float[Array, "batch patches width"], tuple[int, int]]:
         """Returns the embedded patches, row by row, and the rows and columns of their grid."""
-        return self.patch_embed(images), grid_shape(images.shape[1:3], self.patch_size)
+        return self.embedding(images), self.embedding.grid(images.shape[1:3])
 
     def tokens(self, images: Float[Array, "batch height width 3"], train: bool) -> Float[Array, "batch tokens width"]:
         """Returns the tokens that enter the first block."""
@@ -233,6 +244,8 @@ class VisionTransformer(nn.Module):
         patches = tokens[:, self.prefix_tokens :]
         if self.pool == "map":
             return self.map_pool(patches, sizes)
+        if self.pool == "sequence":
+            return self.sequence_pool(patches, sizes)
         mean = mean_pool(patches, sizes)
         return mean if self.pool == "gap" else jnp.concatenate([tokens[:, 0].astype(jnp.float32), mean], axis=-1)
 

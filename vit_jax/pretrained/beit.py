@@ -24,6 +24,7 @@ HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 """What images are normalised by where nothing tells it; those of version 2 by ImageNet's mean and deviation."""
 
 ALLOWED = {
+    "patch_embed": ("linear",),
     "pool": ("gap", "cls"),
     "position": ("none", "learned"),
     "mlp": ("gelu",),

@@ -47,6 +47,7 @@ _TUNED = f"{_VIT}/imagenet21k+imagenet2012"
 _AREA_256 = Preprocessing((224, 224), resize=256)
 _HF_GOOGLE = Preprocessing((224, 224))
 _DEIT, _DEIT_384 = _imagenet_bicubic(224, 248), _imagenet_bicubic(384, 384)
+_DEIT3_IN22K = _imagenet_bicubic(224, 224)
 _DINOV2 = _imagenet_bicubic(224, 256)
 _SWIN, _SWIN_384, _SWINV2 = _imagenet_bicubic(224, 248), _imagenet_bicubic(384, 384), _imagenet_bicubic(256, 284)
 
@@ -55,7 +56,13 @@ def _beit(size: int, resize: int) -> Preprocessing:
     return Preprocessing((size, size), resize, "bicubic")
 
 
+def _deit3(repository: str, seen: Preprocessing, heads: int) -> Published:
+    return Published(f"hf://timm/deit3_{repository}", seen, "imagenet", {"heads": heads, "layer_scale": 1e-6})
+
+
 _RESNET_A1, _CONVNEXT, _CONVNEXT_384 = _imagenet_bicubic(224, 235), _imagenet_bicubic(224, 256), _squashed_bicubic(384)
+_EFFICIENTFORMER = _imagenet_bicubic(224, 235)
+_MOBILEVIT = Preprocessing((256, 256), 284, "bicubic", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 _TORCHVISION = Preprocessing((224, 224), 256, mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
 _TABLE: dict[str, Published] = {
@@ -127,6 +134,19 @@ _TABLE: dict[str, Published] = {
     "deit_b16_384_distilled": Published(
         "hf://timm/deit_base_distilled_patch16_384.fb_in1k", _DEIT_384, "imagenet", {"heads": 12}
     ),
+    # Touvron et al. 2022 (DeiT-III): from scratch on ImageNet, and pre-trained on ImageNet-22k.
+    "deit3_s16": _deit3("small_patch16_224.fb_in1k", _DEIT, 6),
+    "deit3_s16_in22k_in1k": _deit3("small_patch16_224.fb_in22k_ft_in1k", _DEIT3_IN22K, 6),
+    "deit3_s16_384": _deit3("small_patch16_384.fb_in1k", _DEIT_384, 6),
+    "deit3_s16_384_in22k_in1k": _deit3("small_patch16_384.fb_in22k_ft_in1k", _DEIT_384, 6),
+    "deit3_b16": _deit3("base_patch16_224.fb_in1k", _DEIT, 12),
+    "deit3_b16_in22k_in1k": _deit3("base_patch16_224.fb_in22k_ft_in1k", _DEIT3_IN22K, 12),
+    "deit3_b16_384": _deit3("base_patch16_384.fb_in1k", _DEIT_384, 12),
+    "deit3_b16_384_in22k_in1k": _deit3("base_patch16_384.fb_in22k_ft_in1k", _DEIT_384, 12),
+    "deit3_l16": _deit3("large_patch16_224.fb_in1k", _DEIT, 16),
+    "deit3_l16_in22k_in1k": _deit3("large_patch16_224.fb_in22k_ft_in1k", _DEIT3_IN22K, 16),
+    "deit3_l16_384": _deit3("large_patch16_384.fb_in1k", _DEIT_384, 16),
+    "deit3_l16_384_in22k_in1k": _deit3("large_patch16_384.fb_in22k_ft_in1k", _DEIT_384, 16),
     # Wightman et al. 2021 ("ResNet strikes back", recipe A1), and torchvision's first weights.
     "resnet18_a1": Published("hf://timm/resnet18.a1_in1k", _RESNET_A1, "imagenet"),
     "resnet34_a1": Published("hf://timm/resnet34.a1_in1k", _RESNET_A1, "imagenet"),
@@ -229,6 +249,14 @@ _TABLE: dict[str, Published] = {
     "beitv2_l16_in22k_in1k": Published(
         "hf://timm/beitv2_large_patch16_224.in1k_ft_in22k_in1k", _imagenet_bicubic(224, 235), "imagenet"
     ),
+    # Mehta and Rastegari 2022 (MobileViT): pixels in [0, 1], not normalised.
+    "mobilevit_xxs": Published("hf://timm/mobilevit_xxs.cvnets_in1k", _MOBILEVIT, "imagenet"),
+    "mobilevit_xs": Published("hf://timm/mobilevit_xs.cvnets_in1k", _MOBILEVIT, "imagenet"),
+    "mobilevit_s": Published("hf://timm/mobilevit_s.cvnets_in1k", _MOBILEVIT, "imagenet"),
+    # Li et al. 2022 (EfficientFormer), distilled.
+    "efficientformer_l1": Published("hf://timm/efficientformer_l1.snap_dist_in1k", _EFFICIENTFORMER, "imagenet"),
+    "efficientformer_l3": Published("hf://timm/efficientformer_l3.snap_dist_in1k", _EFFICIENTFORMER, "imagenet"),
+    "efficientformer_l7": Published("hf://timm/efficientformer_l7.snap_dist_in1k", _EFFICIENTFORMER, "imagenet"),
 }
 
 

@@ -264,6 +264,7 @@ def write_weights(weights: Weights) -> tuple[dict[str, np.ndarray], list[str]]:
         weights.module,
         KIND,
         models=(VisionTransformer, HybridVisionTransformer, Mixer),
+        patch_embed=("linear",),
         gelu=("tanh",),
         norm_epsilon=(1e-6,),
         mlp=("gelu",),

@@ -48,6 +48,7 @@ class Layout:
       table: the names of a model's arrays.
       trunk: pattern of names that must all be known: what stands there and is unknown would change the outputs.
       size: an image size, height and width, that a model with these fields takes; parameters are shaped for it.
+      usual_size: that of the published models' images, where nothing tells it.
       fixed_size: whether parameters belong to that size alone, and are resized for another.
       told_size: the image size that the arrays of such a model tell, or None.
       preprocessing: of `config.json`, `preprocessor_config.json` and the image size that they state.
@@ -58,6 +59,8 @@ class Layout:
       written: arrays of the table as the library keeps those of a model.
       unused: reasons by patterns of names why arrays of a file are not used.
       notes: what a person should know of a file's arrays, such as what was added to them.
+      for_rgb: arrays of the table for images whose channels are red, green, blue, where `preprocessor_config.json` says
+        that theirs are others, and what a person should know of that.
       allowed: values that fields may have in this library.
     """
 
@@ -75,10 +78,12 @@ class Layout:
     preprocessor: Callable[[Weights], dict[str, object]] | None = None
     renamed: Callable[[Arrays], dict[str, np.ndarray]] = dict
     written: Callable[[nn.Module, Arrays], dict[str, np.ndarray]] = lambda module, arrays: dict(arrays)
+    usual_size: tuple[int, int] = (224, 224)
     fixed_size: bool = False
     told_size: Callable[[Arrays], tuple[int, int] | None] = lambda arrays: None
     unused: Mapping[str, str] = dataclasses.field(default_factory=dict)
     notes: Callable[[Arrays], list[str]] = lambda arrays: []
+    for_rgb: Callable[[Arrays, Document], tuple[Arrays, list[str]]] = lambda arrays, preprocessor: (arrays, [])
     allowed: Mapping[str, tuple] = dataclasses.field(default_factory=dict)
 
 
@@ -101,7 +106,7 @@ def read_layout(
     Raises:
       UserError: an array is missing or does not fit, or nothing tells a field.
     """
-    notes, arrays = layout.notes(arrays), layout.renamed(arrays)
+    notes, (arrays, turned) = layout.notes(arrays), layout.for_rgb(layout.renamed(arrays), preprocessor)
     with understood("config.json"):
         fields = layout.fields(arrays, config)
         image_size = image_size or layout.stated_size(config) or layout.told_size(arrays)
@@ -110,7 +115,9 @@ def read_layout(
     found, unknown = read(layout.table(module), arrays, parameter_shapes(module, learned), source)
     buffers, others = buffer_lines(unknown)
     unused = buffers + judged(others, layout.unused, layout.trunk, source)
-    seen = layout.preprocessing(config, preprocessor, image_size or (learned if layout.fixed_size else (224, 224)))
+    seen = layout.preprocessing(
+        config, preprocessor, image_size or (learned if layout.fixed_size else layout.usual_size)
+    )
     assumed = "no config.json beside it: what names and shapes do not tell is as published models have it"
     return make_weights(
         name,
@@ -122,7 +129,7 @@ def read_layout(
         layout.stated_names(config, module.num_classes),
         position_resize="bicubic",
         unused=unused,
-        notes=notes + ([] if config else [assumed]),
+        notes=notes + turned + ([] if config else [assumed]),
     )
 
 
@@ -189,6 +196,30 @@ def depths_of(names: Iterable[str], pattern: str) -> tuple[int, ...]:
     if not blocks:
         raise UserError("the file holds no encoder blocks; it is incomplete or of another architecture")
     return tuple(len(blocks[stage]) for stage in sorted(blocks))
+
+
+RATIOS = (2.0, 4.0, *(number / parts for parts in (1, 2, 4) for number in range(1, 16 * parts + 1)))
+"""What hidden widths are tried to be multiples of, in this order."""
+
+
+def ratio_of(pairs: Iterable[tuple[int, int]], made: Callable[[int, float], int], stated: object = None) -> float:
+    """Returns the number that makes all hidden widths.
+
+    Args:
+      pairs: of a width and the hidden one beside it, as arrays tell them.
+      made: the hidden width, of a width and the number.
+      stated: what `config.json` says, if anything.
+
+    Raises:
+      UserError: there is no such number.
+    """
+    pairs = list(pairs)
+    first = () if stated is None else (float(stated),)
+    for ratio in (*first, *RATIOS, *(hidden / width for width, hidden in pairs if width)):
+        if all(made(width, ratio) == hidden for width, hidden in pairs):
+            return ratio
+    listed = ", ".join(f"{hidden} beside {width}" for width, hidden in dict.fromkeys(pairs))
+    raise UserError(f"no one ratio makes the hidden widths of the file's blocks ({listed})")
 
 
 def huggingface_document(weights: Weights, kind: str, fields: Mapping[str, object]) -> dict[str, object]:

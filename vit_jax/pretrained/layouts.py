@@ -2,7 +2,7 @@
 
 import flax.linen as nn
 
-from vit_jax.pretrained import beit, convnext, resnet, swin
+from vit_jax.pretrained import beit, convnext, efficientformer, mobilevit, resnet, swin
 from vit_jax.pretrained.layout import Arrays, Layout
 
 LAYOUTS: tuple[Layout, ...] = (
@@ -14,6 +14,9 @@ LAYOUTS: tuple[Layout, ...] = (
     swin.HUGGINGFACE,
     beit.TIMM,
     beit.HUGGINGFACE,
+    mobilevit.TIMM,
+    mobilevit.HUGGINGFACE,
+    efficientformer.TIMM,
 )
 
 

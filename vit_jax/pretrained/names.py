@@ -85,6 +85,26 @@ class Packed:
         return np.concatenate([self.each.write([array]) for array in arrays])
 
 
+@dataclasses.dataclass(frozen=True)
+class HeadByHead:
+    """What several projections make for the first head, then for the second, … (LeViT); kernels and biases alike.
+
+    The foreign array is `[heads * (features of the first + of the second + …), inputs]`, ours `[inputs, heads,
+    features]` each; of biases likewise without inputs.
+    """
+
+    def read(self, array: np.ndarray, shapes: Sequence[Shape]) -> list[np.ndarray]:
+        inputs, heads, sizes = shapes[0][:-2], shapes[0][-2], [shape[-1] for shape in shapes]
+        if array.shape != (heads * sum(sizes), *inputs):
+            raise ValueError
+        parts = np.split(array.reshape(heads, sum(sizes), *inputs), np.cumsum(sizes)[:-1], axis=1)
+        return [np.ascontiguousarray(np.moveaxis(part, (0, 1), (-2, -1))) for part in parts]
+
+    def write(self, arrays: Sequence[np.ndarray]) -> np.ndarray:
+        together = np.moveaxis(np.concatenate(arrays, axis=-1), (-2, -1), (0, 1))
+        return together.reshape(-1, *together.shape[2:])
+
+
 class Stacked:
     """The same parameter of all layers in one array with a leading axis, as scanned layers are saved."""
 
@@ -111,7 +131,7 @@ class Rows:
         return np.concatenate([array.reshape(-1, array.shape[-1]) for array in arrays])
 
 
-Form = Plain | Flat | Transposed | Convolution | Packed | Stacked | Rows
+Form = Plain | Flat | Transposed | Convolution | Packed | HeadByHead | Stacked | Rows
 
 
 @dataclasses.dataclass(frozen=True)

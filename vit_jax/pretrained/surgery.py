@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from vit_jax.errors import UserError
-from vit_jax.layers.relative_bias import TABLE, resize_table
+from vit_jax.layers.relative_bias import OFFSETS, TABLE, resize_offsets, resize_table
 from vit_jax.pretrained.names import families
 from vit_jax.pretrained.weights import POSITIONS, Weights, parameter_shapes, square_grid
 
@@ -106,8 +106,9 @@ def fit(
         elif name == PATCHES and array.shape[2:] == shape[2:]:
             params[name] = _fitted_patches(array, shape[:2], weights.source, surgery)
             report.resized.append(f"{name} {_by(array.shape)} -> {_by(shape)} (pseudo-inverse)")
-        elif name.endswith(TABLE) and array.ndim == 3 and array.shape[2] == shape[2]:
-            params[name] = resize_table(array, shape[:2])
+        elif name.endswith((TABLE, OFFSETS)) and array.ndim == 3 and array.shape[2] == shape[2]:
+            resize = resize_table if name.endswith(TABLE) else resize_offsets
+            params[name] = resize(array, shape[:2])
             tables.append(name)
         elif "/token_mixing/" in name:
             raise UserError(f"{weights.source} holds a Mixer, whose image size is fixed: {weights.image_size}")

@@ -126,9 +126,9 @@ def windows_of(
     found = []
     for i, window in enumerate((*each, *(0,) * stages)[:stages]):
         rows = table_of(arrays, f"{names['stage'].format(i)}.blocks.0", names)[0]
-        sides = [
-            -(-s // p // 2**i) if image_size else window for s, p in zip(image_size or (0, 0), fields["patch_size"])
-        ]
+        sides = [window, window]
+        if image_size:
+            sides = [-(-side // patch // 2**i) for side, patch in zip(image_size, fields["patch_size"], strict=True)]
         if window and math.prod(2 * min(side, window) - 1 for side in sides) == rows:
             found.append(window)
         elif math.isqrt(rows) ** 2 == rows and rows % 2:
@@ -153,7 +153,8 @@ def require_same_shift(weights: Weights, kind: str, shift_padded: bool) -> None:
     if module.shift_padded != shift_padded and module.pads_what_it_shifts(size):
         raise UserError(
             f"the {kind} format cannot express shift_padded={module.shift_padded} where windows do not divide the maps "
-            f"of {size[0]}x{size[1]} images; --model.shift_padded={shift_padded} writes it all the same, as another model"
+            f"of {size[0]}x{size[1]} images; --model.shift_padded={shift_padded} writes it all the same, as another "
+            "model"
         )
 
 
@@ -388,8 +389,8 @@ def huggingface_config(weights: Weights) -> dict[str, object]:
         raise UserError(f"the Hugging Face format has square patches, not {module.patch_size}")
     if module.version == 1 and min(module.maps_sides(size)[-1]) < max(windows):
         raise UserError(
-            f"the Hugging Face format has maps that are not smaller than their windows, {max(windows)} places; those of "
-            f"{size[0]}x{size[1]} images are"
+            f"the Hugging Face format has maps that are not smaller than their windows, {max(windows)} places; those "
+            f"of {size[0]}x{size[1]} images are"
         )
     fields = {
         "image_size": size[0] if size[0] == size[1] else list(size),

@@ -315,6 +315,7 @@ def write_weights(weights: Weights) -> tuple[dict[str, np.ndarray], dict, list[s
         module,
         KIND,
         models=(VisionTransformer, DistilledVisionTransformer),
+        patch_embed=("linear",),
         pool=("cls", "gap") if swiglu else ("cls", "gap", "map"),
         position=("learned", "none", "sincos2d"),
         pre_logits=(None,),

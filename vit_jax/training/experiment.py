@@ -157,7 +157,7 @@ def build(config: ConfigDict, source: Source | None = None, devices: Sequence[ja
     abstract_params = jax.eval_shape(init_variables)["params"]
     frozen = frozen_pattern(config, abstract_params)
     optimizer, schedule = make_optimizer(config, clock, abstract_params)
-    loss = make_loss(config.train.loss)
+    loss = make_loss(config.train)
     train_loss = loss
     if config.train.class_weights is not None:
         classes = len(source.class_names)
@@ -181,6 +181,7 @@ def build(config: ConfigDict, source: Source | None = None, devices: Sequence[ja
         augment,
         # With the logits laid out as the batch, the head's parameters come to it, not all images' features to them.
         lambda logits, labels: train_loss(over_batch(logits), labels),
+        label_threshold=config.train.label_threshold,
         label_smoothing=config.train.label_smoothing,
         accumulate=config.train.accumulate,
         ema_decay=ema_decay,

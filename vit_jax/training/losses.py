@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
+from ml_collections import ConfigDict
 
 from vit_jax.errors import UserError
 
@@ -17,6 +18,15 @@ def smooth(labels: Float[Array, "batch classes"], smoothing: float) -> Float[Arr
     return (1 - smoothing) * labels + smoothing / labels.shape[-1]
 
 
+def thresholded(labels: Float[Array, "batch classes"], threshold: float | None) -> Float[Array, "batch classes"]:
+    """Returns 1 where a label is above the threshold, else 0; None leaves the labels as they are.
+
+    Both images of a mixed pair are then there for certain, as the sigmoid loss may have it (Wightman et al. 2021,
+    section 4.1; Touvron et al. 2022, section 3.2).
+    """
+    return labels if threshold is None else (labels > threshold).astype(labels.dtype)
+
+
 def softmax_loss(logits: Float[Array, "batch classes"], labels: Float[Array, "batch classes"]) -> Float[Array, "batch"]:
     """Returns the cross-entropy of the softmax."""
     return optax.softmax_cross_entropy(logits.astype(jnp.float32), labels)
@@ -25,6 +35,13 @@ def softmax_loss(logits: Float[Array, "batch classes"], labels: Float[Array, "ba
 def sigmoid_loss(logits: Float[Array, "batch classes"], labels: Float[Array, "batch classes"]) -> Float[Array, "batch"]:
     """Returns the sum over classes of the binary cross-entropies, as big_vision has it."""
     return optax.sigmoid_binary_cross_entropy(logits.astype(jnp.float32), labels).sum(-1)
+
+
+def mean_sigmoid_loss(
+    logits: Float[Array, "batch classes"], labels: Float[Array, "batch classes"]
+) -> Float[Array, "batch"]:
+    """Returns the mean over classes of the binary cross-entropies, as PyTorch has it."""
+    return sigmoid_loss(logits, labels) / logits.shape[-1]
 
 
 LOSSES = {"softmax": softmax_loss, "sigmoid": sigmoid_loss}
@@ -65,12 +82,18 @@ def class_weights(text: str, labels: Int[np.ndarray, "rows"], classes: int) -> F
     return weights * counts.sum() / (counts @ weights)
 
 
-def make_loss(name: str) -> Loss:
-    """Returns the loss of that name.
+def make_loss(train: ConfigDict) -> Loss:
+    """Returns the loss of a config's `train` group, without its class weights.
 
     Raises:
-      UserError: there is none.
+      UserError: there is none of that name, or what is set beside it is not for that loss.
     """
-    if name not in LOSSES:
-        raise UserError(f"train.loss must be one of {', '.join(LOSSES)}, not {name!r}")
-    return LOSSES[name]
+    if train.loss not in LOSSES:
+        raise UserError(f"train.loss must be one of {', '.join(LOSSES)}, not {train.loss!r}")
+    if train.loss != "sigmoid":
+        for key, off in (("class_mean", False), ("label_threshold", None)):
+            if train[key] != off:
+                raise UserError(f"train.{key} is set to {train[key]!r}, but only the sigmoid loss has such a thing")
+    if train.label_threshold is not None and train.class_weights is not None:
+        raise UserError("train.class_weights share out mixed labels, which train.label_threshold makes whole; set one")
+    return mean_sigmoid_loss if train.class_mean else LOSSES[train.loss]

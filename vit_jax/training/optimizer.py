@@ -1,4 +1,4 @@
-"""Optimizers from the config: AdamW, SGD with momentum, Muon; and the learning rate of each layer."""
+"""Optimizers from the config: AdamW, LAMB, SGD with momentum, Muon; and the learning rate of each layer."""
 
 import re
 from collections.abc import Iterable
@@ -13,6 +13,7 @@ from optax.contrib import MuonDimensionNumbers, muon
 from vit_jax.config import default_config
 from vit_jax.duration import Clock
 from vit_jax.errors import UserError
+from vit_jax.training.lamb import lamb
 from vit_jax.training.schedule import make_schedule
 
 
@@ -29,6 +30,7 @@ def kernels(params) -> dict:
 COMMON_KEYS = ("name", "lr", "weight_decay", "layer_decay", "frozen", "momentum_dtype")
 USED_KEYS = {
     "adamw": ("betas", "eps"),
+    "lamb": ("betas", "eps"),
     "sgd": ("momentum",),
     "muon": ("momentum", "betas", "eps", "adam_lr"),
 }
@@ -65,6 +67,8 @@ def make_optimizer(
         update = optax.adamw(
             schedule, *opt.betas, opt.eps, mu_dtype=first_moment, weight_decay=opt.weight_decay, mask=kernels
         )
+    elif opt.name == "lamb":
+        update = lamb(schedule, opt.betas, opt.eps, opt.weight_decay, kernels, first_moment)
     elif opt.name == "sgd":
         update = optax.chain(
             optax.add_decayed_weights(opt.weight_decay, kernels) if opt.weight_decay else optax.identity(),
@@ -94,7 +98,8 @@ def make_optimizer(
 
 
 BLOCK = re.compile(r"(.*/)?block_\d+(?=/)")
-AFTER_BLOCKS = re.compile(r"(norm|map_pool|pre_logits|head\w*)(/|$)")
+STAGE = re.compile(r"(.*/)?stage_\d+(?=/)")
+AFTER_BLOCKS = re.compile(r"(norm|map_pool|sequence_pool|pre_logits|head\w*)(/|$)")
 """What comes after the last block; whatever else is in no block comes before the first."""
 
 
@@ -103,19 +108,28 @@ def layer_factors(names: Iterable[str], decay: float) -> dict[str, float]:
 
     Layer-wise learning-rate decay, as BEiT (Bao et al. 2022, appendix) and MAE (He et al. 2022) fine-tune: patch
     embedding, tokens and positions are layer 0, blocks are layers 1 to depth, norm, pooling and head layer depth + 1. A
-    block is whatever is called `…/block_<i>/…`; of several stacks, the first in natural order comes first. A LoRA
-    factor belongs to the layer of its kernel.
+    block is whatever is called `…/block_<i>/…`; of several stacks, the first in natural order comes first. What a stage
+    does before its blocks belongs to the first of them, a LoRA factor to the layer of its kernel.
     """
     kernels_of = {name: name.removeprefix("lora/") for name in names}
     inside = {name: match[0] for name, kernel in kernels_of.items() if (match := BLOCK.match(kernel))}
-    blocks = sorted(set(inside.values()), key=_natural)
+    blocks = sorted(set(inside.values()), key=natural)
     layers = {block: layer for layer, block in enumerate(blocks, 1)}
-    after = {name: len(blocks) + 1 for name, kernel in kernels_of.items() if AFTER_BLOCKS.match(kernel)}
-    layer_of = {name: layers[inside[name]] if name in inside else after.get(name, 0) for name in kernels_of}
+    firsts = {match[0]: layers[block] for block in reversed(blocks) if (match := STAGE.match(block))}
+
+    def layer_of(name: str, kernel: str) -> int:
+        if name in inside:
+            return layers[inside[name]]
+        if match := STAGE.match(kernel):
+            return firsts.get(match[0], 0)
+        return len(blocks) + 1 if AFTER_BLOCKS.match(kernel) else 0
+
+    layer_of = {name: layer_of(name, kernel) for name, kernel in kernels_of.items()}
     return {name: decay ** (len(blocks) + 1 - layer) for name, layer in layer_of.items()}
 
 
-def _natural(name: str) -> list[str | int]:
+def natural(name: str) -> list[str | int]:
+    """Returns a key that sorts numbers in names as numbers."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 

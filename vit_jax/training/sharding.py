@@ -45,7 +45,8 @@ MIXING = (
     TensorRule(r"(token|channel)_mixing/dense_1/kernel$", -2, "hidden width"),
 )
 TENSOR_RULES = {
-    "ViT, DeiT, BEiT, Swin, and the encoder of hybrids": ATTENTION + MLP,
+    "ViT, DeiT, BEiT, Swin, MobileViT, and the encoder of hybrids": ATTENTION + MLP,
+    "EfficientFormer": (*ATTENTION, *MLP, TensorRule(r"mlp/norm_0/(scale|bias)$", -1, "hidden width")),
     "ConvNeXt": (*MLP, TensorRule(r"mlp/grn/(scale|bias)$", -1, "hidden width")),
     "MLP-Mixer": MIXING,
     "ResNet, and the backbone of hybrids": (),

@@ -13,7 +13,7 @@ from vit_jax.data.device import DeviceAugment
 from vit_jax.models.lora import merge
 from vit_jax.training.distillation import Distillation
 from vit_jax.training.frozen import joined, split
-from vit_jax.training.losses import smooth
+from vit_jax.training.losses import smooth, thresholded
 from vit_jax.training.state import TrainState
 
 
@@ -24,6 +24,7 @@ class TrainStep:
     Attributes:
       augment: what happens to the batch on the device.
       loss: (logits, label weights) to one number an example.
+      label_threshold: mixed labels above it become 1 and the others 0, or None.
       accumulate: micro-batches; gradients of their summed losses are added, then divided by the number of examples,
         which equals the gradient of the large batch.
       ema_decay: of the parameters' average, or None.
@@ -38,6 +39,7 @@ class TrainStep:
     schedule: optax.Schedule
     augment: DeviceAugment
     loss: Callable[[Array, Array], Array]
+    label_threshold: float | None = None
     label_smoothing: float = 0.0
     accumulate: int = 1
     ema_decay: float | None = None
@@ -50,7 +52,7 @@ class TrainStep:
     ) -> tuple[TrainState, dict[str, Array]]:
         augment_key, dropout_key = jax.random.split(state.key)
         images, labels = self.augment(augment_key, batch["image"], batch["label"], batch["mask"])
-        labels = smooth(labels, self.label_smoothing)
+        labels = smooth(thresholded(labels, self.label_threshold), self.label_smoothing)
         trained, frozen = split(state.params, self.frozen)
         taught = None if self.distillation is None else self.distillation.taught(teacher, images)
         parts = (images, labels, batch["mask"], taught)

@@ -12,7 +12,7 @@ from vit_jax.measurement.memory import program_memory
 from vit_jax.training.experiment import Experiment, build, parameter_bytes
 from vit_jax.training.frozen import split
 from vit_jax.training.initial import resolved
-from vit_jax.training.optimizer import parameter_count, path_name
+from vit_jax.training.optimizer import BLOCK, natural, parameter_count, path_name
 from vit_jax.training.sharding import device_bytes, tensor_rule
 
 
@@ -37,20 +37,22 @@ def parameter_table(params, frozen: str | None = None) -> list[str]:
       frozen: regular expression of the parameters that are not trained, which are marked, or None. With it, the last
         lines count those that are trained and those that are not.
     """
-    rows, repeated = [], {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        name = path_name(path)
-        block = next((part for part in name.split("/") if part.startswith("block_")), "block_0")
-        if block == "block_0":
+    rows, repeated, shown = [], {}, {}
+    for block, leaves in blocks_of(params).items():
+        folder, _, number = block.rpartition("/")
+        shapes = {name.removeprefix(block): leaf.shape for name, leaf in leaves.items()}
+        first = shown.get(folder)
+        if block and first and first[1] == shapes:
+            repeated.setdefault((folder, first[0]), {})[number] = leaves
+            continue
+        shown[folder] = number, shapes
+        for name, leaf in leaves.items():
             shape = "x".join(map(str, leaf.shape))
             rows.append((name, shape, f"{leaf.size:,}", layout(name, leaf), marked({name: leaf}, frozen)))
-        else:
-            repeated.setdefault(block, {})[name] = leaf
-    if repeated:
-        last = len(repeated)
-        label = "encoder/block_1" if last == 1 else f"encoder/block_1 … block_{last}"
-        leaves = {name: leaf for block in repeated.values() for name, leaf in block.items()}
-        rows.append((label, "as block_0", f"{parameter_count(leaves):,}", "", marked(leaves, frozen)))
+    for (folder, first), same in repeated.items():
+        label = f"{folder}/{next(iter(same))}" + (f" … {list(same)[-1]}" if len(same) > 1 else "")
+        leaves = {name: leaf for block in same.values() for name, leaf in block.items()}
+        rows.append((label, f"as {first}", f"{parameter_count(leaves):,}", "", marked(leaves, frozen)))
     rows.append(("total", "", f"{parameter_count(params):,}", "", ""))
     if frozen is not None:
         for what, part in zip(("trained", "frozen"), split(params, frozen), strict=True):
@@ -61,6 +63,15 @@ def parameter_table(params, frozen: str | None = None) -> list[str]:
         for name, shape, size, over, mark in rows
     )
     return [line.rstrip() for line in lines]
+
+
+def blocks_of(params) -> dict[str, dict[str, jax.Array]]:
+    """Returns the arrays by name, of each block (`encoder/block_0`, or a stage's) in natural order; others under ""."""
+    found = {"": {}}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        match = BLOCK.match(path_name(path))
+        found.setdefault(match[0] if match else "", {})[path_name(path)] = leaf
+    return {block: found[block] for block in sorted(found, key=natural)}
 
 
 def layout(name: str, leaf) -> str:
