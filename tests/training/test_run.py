@@ -116,6 +116,7 @@ def test_sigterm_saves_first_and_the_run_continues(config, unbroken, tmp_path, m
 
     place = loop.place
     placed = []
+    config.train.log_every = "5 steps"
 
     def place_and_signal(*arguments):
         placed.append(arguments)
@@ -130,6 +131,8 @@ def test_sigterm_saves_first_and_the_run_continues(config, unbroken, tmp_path, m
     assert raised.value.status == 143
     state, _ = train(config, workdir=str(tmp_path / "stopped"))
     assert_equal_trees(state, unbroken)
+    recorded = {record["step"] for record in read_metrics(str(tmp_path / "stopped")) if "train/loss" in record}
+    assert {5, 10} <= recorded
 
 
 def test_a_signal_during_evaluation_saves_too(config, tmp_path, monkeypatch):

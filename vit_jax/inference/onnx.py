@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from vit_jax.errors import UserError, explained_writes
 from vit_jax.inference.program import Loaded, Program
+from vit_jax.layers.platform import portable
 from vit_jax.pretrained.bundle import MODEL_FILES
 
 OPSET = 20
@@ -35,14 +36,15 @@ def write(program: Program, folder: pathlib.Path) -> None:
         except ImportError as error:
             raise UserError(f"ONNX needs jax2onnx ({error}); {INSTALL}") from error
         try:
-            model = to_onnx(
-                lambda images: program(program.params, images),
-                [program.images("batch")],
-                model_name=type(program.module).__name__,
-                opset=OPSET,
-                input_names=[IMAGES],
-                output_names=[program.output],
-            )
+            with portable():
+                model = to_onnx(
+                    lambda images: program(program.params, images),
+                    [program.images("batch")],
+                    model_name=type(program.module).__name__,
+                    opset=OPSET,
+                    input_names=[IMAGES],
+                    output_names=[program.output],
+                )
         except Exception as error:  # whatever a converter meets that it does not know
             reason = str(error).splitlines()[0][:150] if str(error) else type(error).__name__
             name = type(program.module).__name__

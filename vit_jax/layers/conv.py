@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
+from vit_jax.layers.depthwise import depthwise
 from vit_jax.layers.product import PRODUCT, affine
 from vit_jax.layers.types import DTypeLike, Initializer
 
@@ -37,14 +38,17 @@ class Conv(nn.Module):
         dtype = jnp.dtype(self.dtype or x.dtype)
         if self.kernel == self.groups == 1 and not self.padding:
             return affine(x[:, :: self.stride, :: self.stride], kernel[0, 0], bias, dtype, dtype)
-        x = jax.lax.conv_general_dilated(
-            x.astype(dtype),
-            kernel.astype(dtype),
-            (self.stride, self.stride),
-            ((self.padding, self.padding),) * 2,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            feature_group_count=self.groups,
-        )
+        if self.groups == x.shape[-1] == self.channels:
+            x = depthwise(x.astype(dtype), kernel.astype(dtype), self.stride, self.padding)
+        else:
+            x = jax.lax.conv_general_dilated(
+                x.astype(dtype),
+                kernel.astype(dtype),
+                (self.stride, self.stride),
+                ((self.padding, self.padding),) * 2,
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+                feature_group_count=self.groups,
+            )
         return checkpoint_name(x if bias is None else x + bias.astype(dtype), PRODUCT)
 
 

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
+from vit_jax.layers.platform import by_platform
 from vit_jax.layers.types import DTypeLike
 
 PRODUCT = "product"
@@ -53,7 +54,7 @@ def liked(dtype: DTypeLike, last_axis: Callable, first_axes: Callable) -> Callab
     """Returns the one of two equal functions whose products suit the platform that it is compiled for."""
     if jnp.dtype(dtype) != jnp.bfloat16:
         return first_axes
-    return functools.partial(jax.lax.platform_dependent, cpu=last_axis, default=first_axes)
+    return by_platform(cpu=last_axis, default=first_axes)
 
 
 def features_first(x: Float[Array, "rows features"]) -> Float[Array, "features rows"]:

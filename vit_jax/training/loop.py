@@ -123,6 +123,7 @@ class Loop:
                     break
             if step < total and self.saved != step:
                 self.meter.require_finite()
+                self.log(step, bar)
                 self.save(state, step)
         return state, step
 
