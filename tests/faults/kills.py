@@ -82,6 +82,14 @@ def found_at(workdir: pathlib.Path, said: str) -> str:
     return "evaluation" if evaluates else "steps"
 
 
+def steps_done(workdir: pathlib.Path) -> int:
+    """Returns the step of the last record, or 0."""
+    from vit_jax.training.records import read_metrics
+
+    records = read_metrics(str(workdir))
+    return records[-1]["step"] if records else 0
+
+
 def start_up_seconds(workdir: pathlib.Path) -> float:
     """Returns how long an unbroken run took to its first step."""
     log = (workdir.parent / f"{workdir.name}.log").read_text()
@@ -101,7 +109,8 @@ def kill_until_done(
 ) -> tuple[float, collections.Counter]:
     """Runs and kills the command `kills` times, then lets it end.
 
-    Every third kill, on average, comes in start-up; the others spread over most of the training.
+    Every third kill, on average, comes in start-up; the others spread over what is left of the training, so that it
+    does not end before the last, whatever else slows the machine down or does so no longer.
 
     Args:
       start_up: seconds of the unbroken run to its first step.
@@ -116,10 +125,11 @@ def kill_until_done(
         read = log.stat().st_size if log.exists() else 0
         process = start(workdir, steps)
         in_start_up = rng.random() < 1 / 3
+        left = training * (1 - steps_done(workdir) / steps) / (kills - number)
         while not in_start_up and process.poll() is None and " done " not in log.read_text()[read:]:
             time.sleep(0.05)
         try:
-            if process.wait(rng.uniform(0, start_up if in_start_up else 1.8 * training / kills)):
+            if process.wait(rng.uniform(0, start_up if in_start_up else 1.5 * left)):
                 raise SystemExit(f"start {number + 1} failed before its kill; see {log}")
             doing = "nothing (the run had ended before)"
         except subprocess.TimeoutExpired:
