@@ -1,4 +1,4 @@
-"""What the tests of networks with batch norms in stages share."""
+"""What the tests of networks in stages share."""
 
 import jax
 import numpy as np
@@ -47,3 +47,12 @@ def output_and_gradients(model, variables, images) -> tuple:
     graded = jax.jit(jax.value_and_grad(loss, has_aux=True), compiler_options=QUICKLY)
     (_, found), gradients = graded(variables["params"])
     return found, gradients
+
+
+def assert_trees_close(actual, expected, tolerance: float) -> None:
+    """Asserts equality to `tolerance`, relative to the largest value of each array or to 1."""
+
+    def assert_close(actual, expected):
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * max(1.0, np.abs(expected).max()))
+
+    jax.tree.map(assert_close, actual, expected)

@@ -3,6 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.models import staged
+from tests.models.staged import QUICKLY, assert_trees_close
 from vit_jax.explanation.attention import attention_maps
 from vit_jax.layers.relative_bias import RelativeBias
 from vit_jax.models import create_model
@@ -11,7 +13,6 @@ from vit_jax.models.vit import VisionTransformer
 
 IMAGES = np.random.default_rng(0).normal(size=(2, 8, 12, 3)).astype(np.float32)
 SIZES = {"num_classes": 5, "patch_size": (4, 4), "width": 8, "depth": 2, "heads": 2, "mlp_dim": 12}
-QUICKLY = {"xla_backend_optimization_level": 0}
 
 
 def tiny(**fields):
@@ -19,7 +20,7 @@ def tiny(**fields):
 
 
 def apply(model, variables, images=IMAGES, **named):
-    return jax.jit(lambda variables, x: model.apply(variables, x, **named), compiler_options=QUICKLY)(variables, images)
+    return staged.apply(model, variables, images, **named)
 
 
 @pytest.fixture(scope="module")
@@ -82,10 +83,7 @@ def test_scan_and_remat_change_nothing(variables, options):
 
         return jax.jit(jax.value_and_grad(loss), compiler_options=QUICKLY)(variables)
 
-    def assert_close(actual, expected):
-        np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5 * max(1.0, np.abs(expected).max()))
-
-    jax.tree.map(assert_close, gradients(**options), gradients())
+    assert_trees_close(gradients(**options), gradients(), 1e-5)
 
 
 def test_bfloat16_gradients_are_finite_and_near(variables):

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.models.staged import QUICKLY, apply, output_and_gradients, outputs, random_variables
+from tests.models.staged import QUICKLY, apply, assert_trees_close, output_and_gradients, outputs, random_variables
 from vit_jax.models import create_model
 from vit_jax.models.efficientformer import AttentionBlock, EfficientFormer, pooled_neighbours
 
@@ -121,11 +121,7 @@ def loop(variables):
 
 def test_remat_changes_nothing(variables, loop):
     actual = output_and_gradients(tiny(dropout=0.3, drop_path=0.5, remat="full"), variables, IMAGES)
-
-    def assert_close(actual, expected):
-        np.testing.assert_allclose(actual, expected, rtol=0, atol=2e-5 * max(1.0, np.abs(expected).max()))
-
-    jax.tree.map(assert_close, actual, loop)
+    assert_trees_close(actual, loop, 2e-5)
 
 
 def test_dropping_needs_a_key_in_training_alone(variables, given, loop):

@@ -3,37 +3,26 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.models import staged
+from tests.models.staged import QUICKLY, assert_trees_close, output_and_gradients, random_variables
 from vit_jax.models import create_model
 from vit_jax.models.resnet import ResNet
 
 IMAGES = np.random.default_rng(0).normal(size=(2, 20, 13, 3)).astype(np.float32)
 SIZES = {"num_classes": 5, "depths": (1, 2), "widths": (4, 6), "stem_width": 8}
-QUICKLY = {"xla_backend_optimization_level": 0}
 
 
 def tiny(**fields):
     return ResNet(**{**SIZES, **fields})
 
 
-def random_variables(model, images=IMAGES):
-    """Random parameters and running statistics, so that every branch counts."""
-    shapes = jax.eval_shape(model.init, jax.random.key(0), images)
-    generator = np.random.default_rng(0)
-    return {
-        "params": jax.tree.map(lambda leaf: generator.normal(size=leaf.shape).astype(leaf.dtype) / 3, shapes["params"]),
-        "batch_stats": jax.tree.map(
-            lambda leaf: generator.uniform(0.5, 1.5, leaf.shape).astype(leaf.dtype), shapes["batch_stats"]
-        ),
-    }
-
-
 def apply(model, variables, images=IMAGES, **named):
-    return jax.jit(lambda variables, x: model.apply(variables, x, **named), compiler_options=QUICKLY)(variables, images)
+    return staged.apply(model, variables, images, **named)
 
 
 @pytest.fixture(scope="module")
 def variables():
-    return random_variables(tiny())
+    return random_variables(tiny(), IMAGES)
 
 
 @pytest.mark.parametrize(
@@ -107,34 +96,19 @@ def test_training_normalises_by_the_batch_and_moves_the_running_statistics(varia
     assert np.abs(logits - apply(model, variables)).max() > 1e-2
 
 
-def output_and_gradients(variables, **options):
-    model = tiny(dropout=0.3, drop_path=0.5, **options)
-    rngs = {"dropout": jax.random.key(0, impl="unsafe_rbg")}
-
-    def loss(params):
-        given = {**variables, "params": params}
-        logits, updated = model.apply(given, IMAGES, train=True, rngs=rngs, mutable=["batch_stats"])
-        return (logits**2).mean(), (logits, updated)
-
-    (_, found), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True), compiler_options=QUICKLY)(
-        variables["params"]
-    )
-    return found, gradients
+def trained(variables, **options):
+    return output_and_gradients(tiny(dropout=0.3, drop_path=0.5, **options), variables, IMAGES)
 
 
 @pytest.fixture(scope="module")
 def loop(variables):
-    return output_and_gradients(variables)
+    return trained(variables)
 
 
 @pytest.mark.parametrize("remat", ["dots", "full"])
 def test_remat_changes_nothing(variables, loop, remat):
-    actual = output_and_gradients(variables, remat=remat)
-
-    def assert_close(actual, expected):
-        np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5 * max(1.0, np.abs(expected).max()))
-
-    jax.tree.map(assert_close, actual, loop)
+    actual = trained(variables, remat=remat)
+    assert_trees_close(actual, loop, 1e-5)
 
 
 def test_dropping_needs_a_key_in_training_alone(variables, loop):
@@ -146,7 +120,7 @@ def test_dropping_needs_a_key_in_training_alone(variables, loop):
 
 def test_bfloat16(variables):
     model = tiny(dtype="bfloat16")
-    (logits, _), gradients = output_and_gradients(variables, dtype="bfloat16")
+    (logits, _), gradients = trained(variables, dtype="bfloat16")
     assert {leaf.dtype for leaf in jax.tree.leaves((logits, gradients))} == {jnp.dtype("float32")}
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
     exact = apply(tiny(), variables)

@@ -3,6 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.models import staged
+from tests.models.staged import QUICKLY, assert_trees_close, output_and_gradients
 from vit_jax.explanation.attention import attention_maps
 from vit_jax.models import create_model
 from vit_jax.models.swin import PatchMerging, SwinTransformer
@@ -17,7 +19,6 @@ SIZES = {
     "window_size": 3,
     "mlp_ratio": 2.0,
 }
-QUICKLY = {"xla_backend_optimization_level": 0}
 
 
 def tiny(**fields):
@@ -25,7 +26,7 @@ def tiny(**fields):
 
 
 def apply(model, variables, images=IMAGES, **named):
-    return jax.jit(lambda variables, x: model.apply(variables, x, **named), compiler_options=QUICKLY)(variables, images)
+    return staged.apply(model, variables, images, **named)
 
 
 @pytest.fixture(scope="module")
@@ -135,33 +136,21 @@ def test_attention_of_every_window_can_be_shown(of_version):
         np.testing.assert_allclose(one.sum(-1), 1.0, rtol=1e-5)
 
 
-def output_and_gradients(version, variables, **options):
-    model = tiny(version=version, dropout=0.3, drop_path=0.5, **options)
-    rngs = {"dropout": jax.random.key(0, impl="unsafe_rbg")}
-
-    def loss(variables):
-        logits = model.apply(variables, IMAGES, train=True, rngs=rngs)
-        return (logits**2).mean(), logits
-
-    (_, logits), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True), compiler_options=QUICKLY)(variables)
-    return logits, gradients
+def trained(version, variables, **options):
+    return output_and_gradients(tiny(version=version, dropout=0.3, drop_path=0.5, **options), variables, IMAGES)
 
 
 @pytest.mark.parametrize(("version", "remat"), [(1, "dots"), (2, "full")])
 def test_remat_changes_nothing(of_version, version, remat):
-    expected = output_and_gradients(version, of_version[version])
-    actual = output_and_gradients(version, of_version[version], remat=remat)
-
-    def assert_close(actual, expected):
-        np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5 * max(1.0, np.abs(expected).max()))
-
-    jax.tree.map(assert_close, actual, expected)
+    expected = trained(version, of_version[version])
+    actual = trained(version, of_version[version], remat=remat)
+    assert_trees_close(actual, expected, 1e-5)
 
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_bfloat16(of_version, version):
     variables = of_version[version]
-    logits, gradients = output_and_gradients(version, variables, dtype="bfloat16")
+    logits, gradients = trained(version, variables, dtype="bfloat16")
     assert {leaf.dtype for leaf in jax.tree.leaves((logits, gradients))} == {jnp.dtype("float32")}
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
     exact = apply(tiny(version=version), variables)

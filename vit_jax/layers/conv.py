@@ -1,12 +1,11 @@
 """Convolutions padded alike on all sides, as PyTorch's are."""
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-from vit_jax.layers.depthwise import depthwise
+from vit_jax.layers.depthwise import convolved, depthwise
 from vit_jax.layers.product import PRODUCT, affine
 from vit_jax.layers.types import DTypeLike, Initializer
 
@@ -41,14 +40,7 @@ class Conv(nn.Module):
         if self.groups == x.shape[-1] == self.channels:
             x = depthwise(x.astype(dtype), kernel.astype(dtype), self.stride, self.padding)
         else:
-            x = jax.lax.conv_general_dilated(
-                x.astype(dtype),
-                kernel.astype(dtype),
-                (self.stride, self.stride),
-                ((self.padding, self.padding),) * 2,
-                dimension_numbers=("NHWC", "HWIO", "NHWC"),
-                feature_group_count=self.groups,
-            )
+            x = convolved(x.astype(dtype), kernel.astype(dtype), self.stride, self.padding, self.groups)
         return checkpoint_name(x if bias is None else x + bias.astype(dtype), PRODUCT)
 
 

@@ -23,8 +23,8 @@ def depthwise(x: Map, kernel: Kernel, stride: int, padding: int) -> Map:
       padding: rows and columns of zeros on every side.
     """
     shifted = functools.partial(_shifted, stride=stride, padding=padding)
-    convolved = functools.partial(_convolved, stride=stride, padding=padding)
-    return by_platform(cpu=shifted, default=convolved)(x, kernel)
+    plain = functools.partial(convolved, stride=stride, padding=padding, groups=x.shape[-1])
+    return by_platform(cpu=shifted, default=plain)(x, kernel)
 
 
 def _depthwise_forward(x, kernel, stride, padding):
@@ -32,10 +32,9 @@ def _depthwise_forward(x, kernel, stride, padding):
 
 
 def _depthwise_backward(stride, padding, kept, gradient):
-    convolved = functools.partial(_convolved, stride=stride, padding=padding)
-
     def plain(x, kernel, gradient):
-        return jax.vjp(convolved, x, kernel)[1](gradient)
+        forward = functools.partial(convolved, stride=stride, padding=padding, groups=x.shape[-1])
+        return jax.vjp(forward, x, kernel)[1](gradient)
 
     def shifted(x, kernel, gradient):
         return _input_gradient(x, kernel, gradient, stride, padding), _kernel_gradient(
@@ -48,14 +47,21 @@ def _depthwise_backward(stride, padding, kept, gradient):
 depthwise.defvjp(_depthwise_forward, _depthwise_backward)
 
 
-def _convolved(x: Map, kernel: Kernel, stride: int, padding: int) -> Map:
+def convolved(
+    x: Map, kernel: Float[Array, "kernel kernel inputs outputs"], stride: int, padding: int, groups: int
+) -> Float[Array, "batch rows columns outputs"]:
+    """Returns XLA's convolution, in the type of its operands, with `padding` zeros on every side.
+
+    Args:
+      groups: the channels of inputs and outputs are split into so many.
+    """
     return jax.lax.conv_general_dilated(
         x,
         kernel,
         (stride, stride),
         ((padding, padding),) * 2,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=x.shape[-1],
+        feature_group_count=groups,
     )
 
 
