@@ -12,11 +12,15 @@ from vit_jax.layers.attention_kernel import chosen_kernel, fused_attention, told
 from vit_jax.layers.dense import Dense
 from vit_jax.layers.drop import dropout
 from vit_jax.layers.norm import LayerNorm
-from vit_jax.layers.product import affine, attend, attention_weights
+from vit_jax.layers.product import affine, attend, attention_weights, mix
 from vit_jax.layers.types import DTypeLike
 
 ATTENTION = "attention"
 """The collection into which attention weights are sown where the caller makes it mutable; else they are not formed."""
+
+ADDED = "attention_added"
+"""A collection of arrays that are added to the attention weights, named and shaped as those are sown. Where it holds a
+layer's array, that layer mixes the values by the explicit sum: the gradient by zeros is that by the weights."""
 
 
 class Attention(nn.Module):
@@ -106,8 +110,12 @@ class Attention(nn.Module):
                 raise ValueError("attention between merged tokens is not shown: leave merge_tokens at 0 for that")
             weights = attention_weights(query, keys, bias).reshape(x.shape[0], self.heads, query.shape[1], x.shape[1])
             self.sow(ATTENTION, "weights", weights, init_fn=lambda: None, reduce_fn=lambda _, latest: latest)
+        added = self.get_variable(ADDED, "weights")
         drop = None if key is None or self.dropout == 0.0 else (lambda p: dropout(key, p, self.dropout))
-        if sizes is not None or bias is not None:
+        if added is not None:
+            weights = attention_weights(query, keys, bias)
+            mixed = mix(weights + added.reshape(weights.shape), value)
+        elif sizes is not None or bias is not None:
             if sizes is not None:
                 require_plain(self.kernel, "it does not add the sizes of merged tokens (model.merge_tokens)")
                 bias = jnp.log(sizes)[:, None, None] + (0.0 if bias is None else bias)

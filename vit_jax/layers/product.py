@@ -131,8 +131,15 @@ def attend(
     """
     if drop is None:
         return _attend(query, key, value, bias)
-    weights = drop(attention_weights(query, key, bias)).astype(value.dtype)
-    return _join_heads(matmul(weights, _split_heads(value), batch=1), query.shape).astype(value.dtype)
+    return mix(drop(attention_weights(query, key, bias)), value)
+
+
+def mix(
+    weights: Float[Array, "batch*heads queries keys"], value: Float[Array, "batch keys heads value_dim"]
+) -> Float[Array, "batch queries heads value_dim"]:
+    """Returns the values' sums by weights, heads folded into the batch."""
+    mixed = matmul(weights.astype(value.dtype), _split_heads(value), batch=1)
+    return _join_heads(mixed, value.shape).astype(value.dtype)
 
 
 def attention_weights(

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vit_jax.layers.attention import ATTENTION
+from vit_jax.layers.attention import ADDED, ATTENTION
 from vit_jax.layers.attention_kernel import told
 from vit_jax.layers.block import EncoderBlock
 from vit_jax.layers.drop import drop_path_rate
@@ -48,7 +48,7 @@ class BlockStack(nn.Module):
         """Returns the tokens after the last block, and those after each of the blocks named in `layers`."""
         random = train and max(getattr(self, rate, 0.0) for rate in RATES) > 0
         key = self.make_rng("dropout") if random else None
-        looked_into = self.is_mutable_collection(ATTENTION)
+        looked_into = self.is_mutable_collection(ATTENTION) or ADDED in self.variables
         if self.scan_layers and not self.is_initializing() and not looked_into:
             if not isinstance(x, MergedTokens):
                 return self.scan(x, key, layers)
