@@ -1,19 +1,19 @@
 """Weights from one ecosystem's format to another's: python -m vit_jax.convert IN OUT --to=FORMAT."""
 
+import argparse
 import pathlib
 import sys
 
 from vit_jax.command import Parser, exit_status, model_fields, size_of, split_overrides
 
 
-def run(arguments: list[str]) -> None:
-    """Runs the command line.
+def parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, object]]:
+    """Returns the flags, and the model fields that `--model.FIELD` sets.
 
     Raises:
-      UserError: the weights cannot be read, or the format cannot express them.
+      UserError: a flag is unknown, lacks its value or has a wrong one.
     """
-    from vit_jax.pretrained.load import load_weights
-    from vit_jax.pretrained.save import KINDS, save_weights
+    from vit_jax.pretrained.save import KINDS
 
     parser = Parser(prog="python -m vit_jax.convert", description=__doc__, allow_abbrev=False)
     parser.add_argument("checkpoint", metavar="IN", help="any CHECKPOINT: a workdir, a file, an address, a short name")
@@ -23,8 +23,19 @@ def run(arguments: list[str]) -> None:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.add_argument("--model.FIELD", dest="_", metavar="VALUE", help="what the file does not tell: --model.heads=3")
     rest, overrides = split_overrides(arguments, "--model.")
-    flags = parser.parse_args(rest)
-    weights = load_weights(flags.checkpoint, flags.image_size, **model_fields(overrides))
+    return parser.parse_args(rest), model_fields(overrides)
+
+
+def run(flags: argparse.Namespace, fields: dict[str, object]) -> None:
+    """Reads, writes, and says what became of the weights.
+
+    Raises:
+      UserError: the weights cannot be read, or the format cannot express them.
+    """
+    from vit_jax.pretrained.load import load_weights
+    from vit_jax.pretrained.save import save_weights
+
+    weights = load_weights(flags.checkpoint, flags.image_size, **fields)
     notes = save_weights(weights, flags.out, flags.to)
     size = "" if weights.image_size is None else f", {weights.image_size[0]}x{weights.image_size[1]} pixels"
     count = weights.parameter_count
@@ -38,7 +49,8 @@ def run(arguments: list[str]) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command and returns its exit status."""
-    return exit_status(run, sys.argv[1:] if arguments is None else arguments, "interrupted; nothing was written")
+    arguments = sys.argv[1:] if arguments is None else arguments
+    return exit_status(lambda words: run(*parse(words)), arguments, "interrupted; nothing was written")
 
 
 if __name__ == "__main__":

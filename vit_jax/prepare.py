@@ -1,5 +1,6 @@
 """Prepares a TFDS data set in array_record form, once: python -m vit_jax.prepare DATASET [--data_dir=DIR]."""
 
+import argparse
 import pathlib
 import sys
 
@@ -26,14 +27,23 @@ def run(dataset: str, data_dir: str | None, manual_dir: str | None) -> None:
     print(prepare(find_builder(dataset, data_dir), dataset, data_dir, manual_dir))
 
 
-def run_command(arguments: list[str]) -> None:
-    """Runs the command line."""
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Returns the flags.
+
+    Raises:
+      UserError: a flag is unknown or lacks its value.
+    """
     parser = Parser(prog="python -m vit_jax.prepare", description=__doc__, allow_abbrev=False)
     parser.add_argument("dataset", metavar="DATASET", help="a TFDS classification set, such as cifar10 or imagenet2012")
     parser.add_argument("--data_dir", metavar="DIR", help="where prepared sets are kept (default: TFDS's own)")
     parser.add_argument("--manual_dir", metavar="DIR", help="where the archives are that you fetched (ImageNet)")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    flags = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def run_command(arguments: list[str]) -> None:
+    """Runs the command line."""
+    flags = parse(arguments)
     run(flags.dataset, flags.data_dir, flags.manual_dir)
 
 

@@ -14,6 +14,15 @@ from vit_jax.models.stages import Stage, StagedClassifier
 EXPANSION = 4
 """Channels that leave a bottleneck, for each of its inner channels (He et al. 2016, section 4.1)."""
 
+RESNETS = {
+    "18": {"depths": (2, 2, 2, 2), "bottleneck": False},
+    "34": {"depths": (3, 4, 6, 3), "bottleneck": False},
+    "50": {"depths": (3, 4, 6, 3), "bottleneck": True},
+    "101": {"depths": (3, 4, 23, 3), "bottleneck": True},
+    "152": {"depths": (3, 8, 36, 3), "bottleneck": True},
+}
+"""He et al. 2016, table 1."""
+
 
 class ResNetStem(nn.Module):
     """7x7 convolution with stride 2, norm, ReLU, and 3x3 max pooling with stride 2; or for small images 3x3 alone.
@@ -37,8 +46,9 @@ class ResNetStem(nn.Module):
         x = nn.relu(BatchNorm(name="norm", **types)(x, train))
         if self.small:
             return x
-        padding = ((1, 1), (1, 1))
-        return nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=padding)  # by name, as jax2onnx wants it
+        # Padded by itself, as jax2onnx knows no padding of a pooling; after ReLU zeros are never the largest.
+        x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        return nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding="VALID")
 
 
 class ResNetBlock(nn.Module):

@@ -15,6 +15,7 @@ from vit_jax.data.unreadable import Unreadable
 from vit_jax.distributed import together
 from vit_jax.errors import UserError
 from vit_jax.evaluation.classification import Results, evaluate
+from vit_jax.process import give_back_memory
 from vit_jax.training.checkpoint import Checkpoints
 from vit_jax.training.experiment import Experiment
 from vit_jax.training.meter import Meter, NonFinite
@@ -159,6 +160,8 @@ class Loop:
             self.evaluate(state, step, bar)
         if saves or (self.best is not None and self.best["step"] == step):
             self.save(state, step)
+        if evaluates or saves:
+            give_back_memory()
 
     def out_of_patience(self, step: int) -> bool:
         """Returns whether an evaluation at this step has found no improvement for as long as `train.early_stopping`."""
