@@ -42,7 +42,7 @@ def give_back_memory() -> None:
     """Gives the system what the C library's heaps hold free; elsewhere than with glibc nothing happens.
 
     Evaluating and saving allocate in many threads, each with a heap that keeps what it freed between what is still in
-    use. Measured over 1,000 steps of a small model with 100 saves: 891 MB resident, of which 360 MB were free.
+    use. Measured after 2,000 steps of a small model with 40 saves: 965 MB resident without this, 657 MB with it.
     """
     trim = _malloc_trim()
     if trim is not None:

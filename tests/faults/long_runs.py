@@ -27,6 +27,9 @@ from vit_jax.training.run import train
 SETTLED = 200
 """Steps after which everything that is allocated once has been."""
 
+WINDOW = 100
+"""Steps that are looked at after that, and at the end."""
+
 MOST_GROWTH = 50e6
 """Bytes of resident memory that are no growth: allocators keep what was freed."""
 
@@ -98,11 +101,15 @@ def large_run(steps: int) -> ConfigDict:
     return config
 
 
-def growth(moments: list[Moment]) -> tuple[int, int]:
-    """Returns by how many bytes and arrays a run has grown since it settled."""
-    # The last step is evaluated and saved, and what that holds is no growth: the one before it counts.
-    first, last = moments[SETTLED - 2], moments[-2]
-    return last.resident - first.resident, last.arrays - first.arrays
+def least(moments: list[Moment]) -> tuple[int, int]:
+    """Returns the least bytes and arrays of some steps: what a save holds while it is under way comes and goes."""
+    return min(moment.resident for moment in moments), min(moment.arrays for moment in moments)
+
+
+def settled_and_last(moments: list[Moment]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Returns the least bytes and arrays of the steps after a run has settled, and of as many at its end."""
+    # The last step is evaluated and saved, and what that holds is no growth: those before it count.
+    return least(moments[SETTLED : SETTLED + WINDOW]), least(moments[-1 - WINDOW : -1])
 
 
 def main() -> int:
@@ -114,10 +121,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="vit_jax_long_") as workdir:
         if flags.part == "memory":
             moments, _ = watched(small_run(flags.steps or 2000), workdir)
-            resident, arrays = growth(moments)
-            print(f"step {SETTLED}: {moments[SETTLED - 2].resident / 1e6:.0f} MB, {moments[SETTLED - 2].arrays} arrays")
-            print(f"step {len(moments)}: {moments[-2].resident / 1e6:.0f} MB, {moments[-2].arrays} arrays")
-            return int(resident > MOST_GROWTH or arrays > 0)
+            first, last = settled_and_last(moments)
+            for when, (resident, arrays) in ((f"after step {SETTLED}", first), (f"before step {len(moments)}", last)):
+                print(f"{when}: {resident / 1e6:.0f} MB, {arrays} arrays")
+            return int(last[0] - first[0] > MOST_GROWTH or last[1] > first[1])
         moments, held = watched(large_run(flags.steps or 60), workdir)
     # A step that saves holds the loop for the copy, which is counted by itself.
     steps = {
