@@ -9,13 +9,15 @@ _ROOMS = {
     "train": "vit_jax.training.run",
 }
 
-__all__ = ["create_model", "list_models", "load_model", "train"]
+__all__ = ["create_model", "explanation", "list_models", "load_model", "train"]
 
 
 def __getattr__(name: str):
     # Loaded on use: a command that only prints help does not wait for jax.
-    if name in _ROOMS:
-        import importlib
+    import importlib
 
+    if name == "explanation":
+        return importlib.import_module("vit_jax.explanation")
+    if name in _ROOMS:
         return getattr(importlib.import_module(_ROOMS[name]), name)
     raise AttributeError(f"module 'vit_jax' has no attribute {name!r}")

@@ -9,7 +9,8 @@ from vit_jax.command import Parser, exit_status, split_overrides
 from vit_jax.errors import UserError
 from vit_jax.process import use_huge_pages
 
-AXES = ("model", "batch_size", "image_size", "dtype", "remat", "attention", "fused_qkv", "depth", "scan_layers")
+AXES = ("model", "batch_size", "image_size", "dtype", "remat", "attention", "attention_kernel", "fused_qkv")
+AXES += ("depth", "scan_layers")
 SPEED_FLAGS = (*AXES, "repeats", "seconds", "against", "peak_tflops", "profile", "plot")
 SCALE_FLAGS = ("topology", "batch_per_chip", "mfu", "peak_tflops", "link_gbps", "memory")
 FLAGS = {

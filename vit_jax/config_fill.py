@@ -18,6 +18,7 @@ HALF = (0.5, 0.5, 0.5)
 
 RUN_FIELDS = (
     "num_classes",
+    "patch_dropout",
     "dropout",
     "attention_dropout",
     "drop_path",

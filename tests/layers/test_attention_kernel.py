@@ -86,7 +86,7 @@ def test_attention_hands_the_work_to_the_chosen_kernel(nvidia, normal, random_pa
     params = random_params(Attention(2, kernel="plain", dtype="bfloat16"), x)
     params["out"]["bias"] = np.zeros(8, np.float32)
     plain = Attention(2, kernel="plain", dtype="bfloat16").apply({"params": params}, x)
-    nvidia.setattr("vit_jax.layers.attention.fused_attention", lambda q, k, v: 2 * attend(q, k, v))
+    nvidia.setattr("vit_jax.layers.attention_kind.fused_attention", lambda q, k, v: 2 * attend(q, k, v))
     fused = Attention(2, dtype="bfloat16").apply({"params": params}, x)
     np.testing.assert_allclose(fused, 2 * plain, rtol=1e-2, atol=1e-2)
     dropped = Attention(2, dtype="bfloat16", dropout=0.5).apply({"params": params}, x, jax.random.key(0))

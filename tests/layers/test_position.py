@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from vit_jax.layers.position import PositionEmbed, sincos2d
+from vit_jax.layers.position import PositionEmbed, sincos2d, sinusoidal1d
 
 
 def test_sincos2d_is_the_formula_row_by_row():
@@ -50,11 +50,25 @@ def test_sincos2d_stores_nothing_and_leaves_the_prefix_alone(normal):
     np.testing.assert_allclose(y[:, 2:], tokens[:, 2:] + sincos2d(2, 3, 8), rtol=1e-6)
 
 
-def test_none_changes_nothing(normal):
+def test_sinusoidal1d_counts_patches_row_by_row(normal):
+    """PE(p, 2i) = sin(p / 10000^(2i/width)), PE(p, 2i+1) its cosine."""
+    tokens = normal(2, 7, 6)
+    y = PositionEmbed("sinusoidal1d", prefix=1).apply({}, tokens, 2, 3)
+    np.testing.assert_array_equal(y[:, 0], tokens[:, 0])
+    for place in range(6):
+        angles = [place / 10_000 ** (2 * i / 6) for i in range(3)]
+        expected = [function(angle) for angle in angles for function in (np.sin, np.cos)]
+        np.testing.assert_allclose(y[:, 1 + place] - tokens[:, 1 + place], [expected] * 2, atol=1e-6)
+    with pytest.raises(ValueError, match="sinusoidal1d needs an even width, not 5"):
+        sinusoidal1d(4, 5)
+
+
+@pytest.mark.parametrize("kind", ["none", "rope2d", "relative"])
+def test_what_is_no_embedding_changes_nothing(normal, kind):
     tokens = normal(2, 6, 4)
-    assert PositionEmbed("none", prefix=0).apply({}, tokens, 2, 3) is tokens
+    assert PositionEmbed(kind, prefix=0).apply({}, tokens, 2, 3) is tokens
 
 
 def test_unknown_kind_is_an_error():
-    with pytest.raises(ValueError, match="position must be 'learned', 'sincos2d' or 'none', not 'rotary'"):
+    with pytest.raises(ValueError, match="rope2d, relative, none, not 'rotary'"):
         PositionEmbed("rotary", prefix=0).apply({}, np.ones((1, 4, 8)), 2, 2)

@@ -1,8 +1,16 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vit_jax.layers.relative_bias import ContinuousRelativeBias, RelativeBias, log_coordinates, resize_table
+from vit_jax.layers.grid_tokens import Layout, whole_grid
+from vit_jax.layers.relative_bias import (
+    ContinuousRelativeBias,
+    OffsetTable,
+    RelativeBias,
+    log_coordinates,
+    resize_table,
+)
 
 
 def normal(*shape):
@@ -65,3 +73,43 @@ def test_resized_tables_keep_the_centre_and_constant_tables():
     # The neighbour of the centre stays where it was, the farthest goes to the edge.
     wide = resize_table(table, (9, 5))
     np.testing.assert_allclose(wide[5, 2], table[3, 2], rtol=1e-5)
+
+
+LAYOUT = Layout((2, 3), 2)
+
+
+def test_table_of_offsets_is_that_of_beit_for_one_token_before_the_patches(normal, random_params):
+    one = LAYOUT.replace(prefix=1)
+    params = random_params(OffsetTable(2), one)
+    of_prefix, to_prefix = params["prefix"][:, 0]
+    cls = np.stack([of_prefix, to_prefix, params["among_prefix"][0, 0]])
+    expected = RelativeBias(2, cls=True).apply({"params": {"table": params["table"], "cls": cls}}, 2, 3)
+    np.testing.assert_array_equal(OffsetTable(2).apply({"params": params}, one).dense(one), expected)
+
+
+def test_every_token_before_the_patches_has_numbers_of_its_own(random_params):
+    params = random_params(OffsetTable(2), LAYOUT)
+    shapes = {name: leaf.shape for name, leaf in params.items()}
+    assert shapes == {"table": (3, 5, 2), "prefix": (2, 2, 2), "among_prefix": (2, 2, 2)}
+    added = OffsetTable(2).apply({"params": params}, LAYOUT).dense(LAYOUT)[0]
+    np.testing.assert_array_equal(added[:, :2, :2], params["among_prefix"].transpose(2, 0, 1))
+    for token in (0, 1):
+        np.testing.assert_array_equal(added[:, token, 2:], np.repeat(params["prefix"][0, token][:, None], 6, 1))
+        np.testing.assert_array_equal(added[:, 2:, token], np.repeat(params["prefix"][1, token][:, None], 6, 1))
+    assert set(random_params(OffsetTable(2), LAYOUT.replace(prefix=0))) == {"table"}
+
+
+def test_patches_that_are_left_keep_their_offsets(random_params):
+    scores = OffsetTable(2).apply({"params": random_params(OffsetTable(2), LAYOUT)}, LAYOUT)
+    kept = np.array([[0, 2, 5], [1, 3, 4]])
+    left = LAYOUT.replace(places=jnp.asarray(whole_grid(LAYOUT.grid)[kept], jnp.float32))
+    whole, added = scores.dense(LAYOUT)[0], scores.dense(left)
+    for example in (0, 1):
+        tokens = np.array([0, 1, *(2 + kept[example])])
+        np.testing.assert_array_equal(added[example], whole[:, tokens][:, :, tokens])
+
+
+def test_a_table_for_another_grid_is_an_error(random_params):
+    params = random_params(OffsetTable(2), LAYOUT)
+    with pytest.raises(ValueError, match="made for a grid of 2x3, but the image needs 3x3"):
+        OffsetTable(2).apply({"params": params}, LAYOUT.replace(grid=(3, 3)))

@@ -26,10 +26,10 @@ def test_axes_with_one_value_are_not_in_the_name():
 
 
 def test_every_axis_reaches_the_model_or_the_batch():
-    values = dict(zip(AXES, ("vit", "16", "8", "bfloat16", "dots", "plain", "True", "3", "True"), strict=True))
+    values = dict(zip(AXES, ("vit", "16", "8", "bfloat16", "dots", "axial", "plain", "True", "3", "True"), strict=True))
     experiment = small_cases(**values)[0].experiment()
     model = experiment.model
-    assert (model.dtype, model.remat, model.attention_kernel) == ("bfloat16", "dots", "plain")
+    assert (model.dtype, model.remat, model.attention, model.attention_kernel) == ("bfloat16", "dots", "axial", "plain")
     assert (model.depth, model.scan_layers, model.fused_qkv) == (3, True, True)
     assert experiment.abstract_batch()["image"].shape == (16, 8, 8, 3)
     assert model.num_classes == 5

@@ -7,6 +7,7 @@ import pytest
 from jax.sharding import Mesh, PartitionSpec
 
 from vit_jax import create_model
+from vit_jax.measurement.attention_cost import attention_cost, attention_lines
 from vit_jax.measurement.flops import model_flops, product_flops
 
 WIDTH, DEPTH, HEADS, MLP, CLASSES, SIDE, PATCH = 16, 3, 2, 24, 5, 16, 4
@@ -53,6 +54,23 @@ def test_gradient_by_hand(remat, again, scan_layers):
     products = product_flops(jax.grad(lambda v, x: model.apply(v, x, train=True).sum()), variables, images)
     head = 2 * WIDTH * CLASSES  # the logits themselves are not needed for the gradient of their sum
     assert products.flops == 2 * (3 * FORWARD - PATCHES - head + again)
+
+
+@pytest.mark.parametrize("attention", ["full", "local", "axial", "sparse", "linear", "performer"])
+def test_attention_tells_what_its_products_take(attention):
+    """And the line of a summary says it."""
+    options = {"attention_window": 3} if attention in ("local", "sparse") else {}
+    model, variables = vit(attention=attention, **options)
+    cost = attention_cost(model, variables, (SIDE, SIDE))
+    assert model_flops(model, variables, (SIDE, SIDE)).flops == FORWARD - DEPTH * ATTENTION + cost.flops
+    assert cost.flops == DEPTH * model.attention_kind.cost((4, 4), 1, HEADS, WIDTH // HEADS).flops
+    (line,) = attention_lines(model, variables, (SIDE, SIDE))
+    assert line.startswith(f"attention {attention!r}: {cost.flops / 1e9:.3g} GFLOP an image")
+
+
+def test_models_without_kinds_of_attention_tell_nothing():
+    model = create_model("mixer_s16")
+    assert attention_lines(model, {}, (SIDE, SIDE)) == []
 
 
 def test_attention_kernel_does_not_matter_to_the_model():

@@ -88,7 +88,7 @@ def test_other_parts_of_a_vit_go_with_them(random_params):
     ("name", "fields", "message"),
     [
         ("vit", {"patch_embed": "cct", "patch_size": 3}, r"patch_size must be 2, 4, 8, …, not \(3, 3\)"),
-        ("vit", {"patch_embed": "conv"}, "patch_embed must be one of linear, cct, not 'conv'"),
+        ("vit", {"patch_embed": "conv"}, "patch_embed must be one of linear, .*cct, .*flexible, not 'conv'"),
         ("hybrid", {"patch_embed": "cct", "stages": ()}, "patch_embed must be linear, not 'cct'"),
         ("vit_distilled", {"pool": "sequence"}, "pool 'cls' and linear heads only"),
     ],

@@ -173,7 +173,7 @@ def test_cls_gap_is_cls_and_the_mean_of_the_patches_side_by_side(run):
     expected = np.concatenate([features[:, 0], features[:, 3:].mean(axis=1)], axis=-1)
     np.testing.assert_allclose(run(fields, IMAGES, method="embed"), expected, rtol=1e-5, atol=1e-6)
     assert shapes(**fields)["head"]["kernel"].shape == (16, 5)
-    assert tiny(**fields).class_tokens == ("cls",)
+    assert tiny(**fields).class_token_names == ("cls",)
 
 
 def test_map_pooling_sees_the_patches_alone(random_params):
@@ -379,11 +379,13 @@ def test_scan_and_remat_change_nothing_with_swiglu(random_params):
     ("field", "known"),
     [
         ("mlp", "gelu, swiglu"),
-        ("patch_embed", "linear, cct"),
-        ("pool", "cls, gap, map, cls_gap, sequence"),
+        ("patch_embed", "linear, overlapping, conv_stem, cct, hybrid, positional, adaptive, flexible"),
+        ("pool", "cls, gap, map, cls_gap, sequence, multi_cls"),
+        ("multi_cls", "concat, mean"),
         ("head", "linear, mlp"),
         ("remat", "none, dots, full"),
-        ("position", "'learned', 'sincos2d' or 'none'"),
+        ("position", "learned, sincos2d, sinusoidal1d, rope2d, relative, none"),
+        ("attention", "full, relative, local, axial, sparse, topk, linear, performer"),
         ("gelu", "'tanh' or 'exact'"),
     ],
 )

@@ -179,6 +179,34 @@ class TestHead:
 
 
 class TestPatches:
+    @pytest.mark.parametrize(
+        ("fields", "positions"),
+        [
+            ({"patch_embed": "overlapping", "patch_stride": (2, 2)}, "2x2 -> 4x4"),
+            ({"patch_embed": "flexible", "patch_sizes": (2, 4), "patch_size": (2, 2)}, None),
+            ({"patch_embed": "adaptive", "patch_scales": 2}, None),
+            ({"patch_embed": "positional"}, None),
+        ],
+        ids=lambda value: str(value) if value is None else value if isinstance(value, str) else value["patch_embed"],
+    )
+    def test_plain_patches_go_into_other_embeddings(self, fields, positions):
+        """The kernel as it is, positions for their grid; what the plain embedding has not starts as it does."""
+        weights = small_weights()
+        params, report = fitted(weights, **fields)
+        np.testing.assert_array_equal(params["patch_embed/kernel"], weights.params["patch_embed/kernel"])
+        assert report.resized == ([f"{POSITIONS} {positions} (linear)"] if positions else [])
+        new = {"adaptive": ["patch_embed/scale"], "positional": ["conditional_position/conv/bias"]}
+        assert set(new.get(fields["patch_embed"], [])) <= set(report.initialised)
+        assert len(report.initialised) == {"adaptive": 1, "positional": 2}.get(fields["patch_embed"], 0)
+
+    def test_plain_patches_are_resized_to_the_underlying_size(self):
+        weights, fields = small_weights(), {"patch_embed": "flexible", "patch_sizes": (2, 8), "patch_size": (2, 2)}
+        assert "surgery.patches=True" in refused(weights, **fields)
+        params, report = fitted(weights, surgery=Surgery(patches=True), **fields)
+        expected = resize_patches(weights.params["patch_embed/kernel"], (8, 8))
+        np.testing.assert_array_equal(params["patch_embed/kernel"], expected)
+        assert f"{POSITIONS} 2x2 -> 1x1 (linear)" in report.resized
+
     def test_the_product_with_an_upsampled_patch_is_the_old_one(self):
         generator = np.random.default_rng(0)
         kernel = generator.normal(size=(4, 4, 3, 5)).astype(np.float32)

@@ -10,6 +10,8 @@ from vit_jax.config import default_config, resolve
 from vit_jax.training.experiment import build
 from vit_jax.training.sharding import batch_sharding, place
 
+TRANSFORMER = {"width": 8, "depth": 1, "heads": 2, "mlp_dim": 12}
+
 FIELDS = {
     "mobilevit": {
         "depths": (1, 2),
@@ -28,14 +30,23 @@ FIELDS = {
         "value_dim": 8,
         "layer_scale": 0.5,
     },
+    "conv_stem": {"name": "vit", "patch_embed": "conv_stem", "patch_size": 2, **TRANSFORMER},
+    "hybrid": {
+        "name": "vit",
+        "patch_embed": "hybrid",
+        "resnet": "resnet18_cifar",
+        "resnet_stage": 2,
+        "patch_size": 4,
+        **TRANSFORMER,
+    },
 }
 
 
 def stepped(name: str, devices: int) -> tuple[float, dict]:
     """Returns the loss of a step of a small model on digits, and the running statistics after it."""
     config = default_config()
-    config.model.name, config.model.drop_path = name, 0.2
-    config.model.update(FIELDS[name])
+    config.model.drop_path = 0.2
+    config.model.update({"name": name, **FIELDS[name]})
     config.train.duration, config.train.batch_size = "2 steps", 16
     config.schedule.warmup = "0 steps"
     config.mesh.data = devices

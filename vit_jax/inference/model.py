@@ -151,7 +151,7 @@ class LoadedModel(PictureModel):
           UserError: the model takes no images of that size.
         """
         size = tuple(self.preprocessing.size)
-        variables = jax.device_get(self._variables(size))
+        variables = jax.device_get(self.on_device(size))
         return dataclasses.replace(
             self.weights, params=flat(variables), image_size=size, preprocessing=self.preprocessing
         )
@@ -207,14 +207,19 @@ class LoadedModel(PictureModel):
 
     def attention(self, x: Float[Array, "batch height width 3"]) -> list[Float[np.ndarray, "batch heads q k"]]:
         """Returns the attention weights of every block of images that are already preprocessed."""
-        variables = self._variables(x.shape[1:3])
+        variables = self.on_device(x.shape[1:3])
         if not hasattr(self.module, "heads"):
             raise UserError(f"{self.weights.source} holds a {type(self.module).__name__}, which has no attention")
         if self.merge_tokens:
             raise UserError(f"{self.source}: attention between merged tokens is not shown; load it with merge_tokens=0")
         return jax.device_get(attention_maps(self.module, variables, jnp.asarray(x)))
 
-    def _variables(self, size: tuple[int, int]) -> dict:
+    def on_device(self, size: tuple[int, int]) -> dict:
+        """Returns what `variables_for` does, as arrays on the device, made once for each size.
+
+        Raises:
+          UserError: the model takes no images of that size.
+        """
         size = tuple(size)
         unknown = self.weights.image_size is None and self.read_for is not None
         if unknown and not _fits(self.weights, size):
@@ -225,7 +230,7 @@ class LoadedModel(PictureModel):
         return self._on_device[size]
 
     def _call(self, x, **options):
-        variables = self._variables(x.shape[1:3])
+        variables = self.on_device(x.shape[1:3])
         return jax.device_get(self._apply(variables, jnp.asarray(x), **options))
 
 

@@ -1,18 +1,19 @@
 """Multi-head self-attention."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vit_jax.layers.attention_kernel import chosen_kernel, fused_attention, told
+from vit_jax.layers.attention_kind import Full, Given, no_dropout
 from vit_jax.layers.dense import Dense
 from vit_jax.layers.drop import dropout
 from vit_jax.layers.norm import LayerNorm
-from vit_jax.layers.product import affine, attend, attention_weights, mix
+from vit_jax.layers.product import affine, mix
+from vit_jax.layers.rope import rotated
 from vit_jax.layers.types import DTypeLike
 
 ATTENTION = "attention"
@@ -36,6 +37,7 @@ class Attention(nn.Module):
     Attributes:
       key_bias: keys have a bias where queries and values have one (`qkv_bias`). But with `cosine` it changes nothing:
         it adds the same to all scores of a query, which softmax takes away; BEiT and Swin V2 have none.
+      kind: who attends to whom, and how; parameters are the same in all kinds.
       kernel: see `vit_jax.layers.attention_kernel.KERNELS`.
       fused_qkv: queries, keys and values of self-attention come from one product over the three kernels side by side:
         fewer, larger products; on a CPU three are faster.
@@ -58,6 +60,7 @@ class Attention(nn.Module):
     cosine: bool = False
     head_dim: int | None = None
     value_dim: int | None = None
+    kind: Full = Full()
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
 
@@ -66,16 +69,14 @@ class Attention(nn.Module):
         x: Float[Array, "batch tokens width"],
         key: jax.Array | None = None,
         queries: Float[Array, "batch probes width"] | None = None,
-        sizes: Float[Array, "batch tokens"] | None = None,
-        bias: Float[Array, "groups heads probes tokens"] | None = None,
+        **told,
     ) -> Float[Array, "batch probes width"]:
         """Attends from `queries` (by default the tokens themselves) to the tokens `x`.
 
         Args:
-          sizes: how many equal tokens each of `x` stands for (Bolya et al. 2023, eq. 1, "proportional attention").
-          bias: added to the scores, as `vit_jax.layers.product.attend` takes it: relative positions, masks.
+          told: `sizes`, `bias`, `layout` and `offsets`, as `vit_jax.layers.attention_kind.Given` has them.
         """
-        return self.with_keys(x, key, queries, sizes, bias)[0]
+        return self.with_keys(x, key, queries, **told)[0]
 
     @nn.compact
     def with_keys(
@@ -83,10 +84,27 @@ class Attention(nn.Module):
         x: Float[Array, "batch tokens width"],
         key: jax.Array | None = None,
         queries: Float[Array, "batch probes width"] | None = None,
-        sizes: Float[Array, "batch tokens"] | None = None,
-        bias: Float[Array, "groups heads probes tokens"] | None = None,
+        **told,
     ) -> tuple[Float[Array, "batch probes width"], Float[Array, "batch tokens heads head_dim"]]:
         """Returns what a call does, and the keys that the queries met."""
+        given = Given(drop=dropouts(key, self.dropout), kernel=self.kernel, **told)
+        query, keys, value = self.projected(x, queries)
+        if self.kind.rotary and not self.kind.turns_features:
+            query, keys = rotated(query, given.layout), rotated(keys, given.layout)
+        self.show(query, keys, given)
+        added = self.get_variable(ADDED, "weights")
+        if added is None:
+            mixed = self.kind.mixed(query, keys, value, given)
+        else:
+            weights = self.kind.weights(query, keys, given)
+            mixed = mix(weights + added.reshape(weights.shape), value)
+        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        return Dense(x.shape[-1], in_axes=2, out_dtype=jnp.float32, name="out", **types)(mixed), keys
+
+    def projected(
+        self, x: Float[Array, "batch tokens width"], queries: Float[Array, "batch probes width"] | None
+    ) -> tuple[Array, Array, Array]:
+        """Returns queries, keys and values, `[batch, tokens, heads, head_dim]`, as their product takes them."""
         width = x.shape[-1]
         if self.head_dim is None and width % self.heads:
             raise ValueError(f"width {width} is not a multiple of {self.heads} heads")
@@ -103,30 +121,22 @@ class Attention(nn.Module):
         if self.qk_norm:
             query = LayerNorm(self.norm_epsilon, name="query_norm", **types)(query)
             keys = LayerNorm(self.norm_epsilon, name="key_norm", **types)(keys)
-        if self.cosine:
-            query, keys = self.directions(query), unit(keys)
-        if self.is_mutable_collection(ATTENTION) and not self.is_initializing():
-            if sizes is not None:
-                raise ValueError("attention between merged tokens is not shown: leave merge_tokens at 0 for that")
-            weights = attention_weights(query, keys, bias).reshape(x.shape[0], self.heads, query.shape[1], x.shape[1])
-            self.sow(ATTENTION, "weights", weights, init_fn=lambda: None, reduce_fn=lambda _, latest: latest)
-        added = self.get_variable(ADDED, "weights")
-        drop = None if key is None or self.dropout == 0.0 else (lambda p: dropout(key, p, self.dropout))
-        if added is not None:
-            weights = attention_weights(query, keys, bias)
-            mixed = mix(weights + added.reshape(weights.shape), value)
-        elif sizes is not None or bias is not None:
-            if sizes is not None:
-                require_plain(self.kernel, "it does not add the sizes of merged tokens (model.merge_tokens)")
-                bias = jnp.log(sizes)[:, None, None] + (0.0 if bias is None else bias)
-            else:
-                require_plain(self.kernel, "it does not add relative positions")
-            mixed = attend(query, keys, value, drop, bias)
-        elif chosen_kernel(self.kernel, query, keys, drops=drop is not None) == "cudnn":
-            mixed = fused_attention(query, keys, value)
-        else:
-            mixed = attend(query, keys, value, drop)
-        return Dense(width, in_axes=2, out_dtype=jnp.float32, name="out", **types)(mixed), keys
+        return (self.directions(query), unit(keys), value) if self.cosine else (query, keys, value)
+
+    def show(
+        self,
+        query: Float[Array, "batch probes heads head_dim"],
+        keys: Float[Array, "batch tokens heads head_dim"],
+        given: Given,
+    ) -> None:
+        """Sows the weights of all tokens for each query, where the caller asks for them."""
+        if not self.is_mutable_collection(ATTENTION) or self.is_initializing():
+            return
+        if given.sizes is not None:
+            raise ValueError("attention between merged tokens is not shown: leave merge_tokens at 0 for that")
+        weights = self.kind.weights(query, keys, given)
+        weights = weights.reshape(query.shape[0], self.heads, query.shape[1], keys.shape[1])
+        self.sow(ATTENTION, "weights", weights, init_fn=lambda: None, reduce_fn=lambda _, latest: latest)
 
     def directions(
         self, query: Float[Array, "batch probes heads head_dim"]
@@ -145,19 +155,11 @@ def unit(x: Float[Array, "... head_dim"]) -> Float[Array, "... head_dim"]:
     return (wide * jax.lax.rsqrt(squared)).astype(x.dtype)
 
 
-def require_plain(kernel: str, reason: str) -> None:
-    """Says, as `chosen_kernel` does, that attention with something added to the scores runs as plain products.
-
-    Args:
-      reason: why the fused kernel cannot do it.
-
-    Raises:
-      ValueError: the kernel that is asked for is `cudnn`.
-    """
-    if kernel == "cudnn":
-        raise ValueError(f"attention_kernel 'cudnn': {reason}")
-    if kernel == "auto" and jax.default_backend() == "gpu":
-        told(f"attention runs as plain products, cuDNN's fused kernel cannot be used: {reason}")
+def dropouts(key: jax.Array | None, rate: float) -> Callable[[int], Callable[[Array], Array] | None]:
+    """Returns the dropout of the weights of each part of an attention, by its number, or None where nothing drops."""
+    if key is None or rate == 0.0:
+        return no_dropout
+    return lambda part: lambda weights: dropout(jax.random.fold_in(key, part) if part else key, weights, rate)
 
 
 def joint_products(

@@ -81,6 +81,21 @@ def fused_attention(
     return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
 
 
+def require_plain(kernel: str, reason: str) -> None:
+    """Says, as `chosen_kernel` does, that attention which the fused kernel knows nothing of runs as plain products.
+
+    Args:
+      reason: why the fused kernel cannot do it.
+
+    Raises:
+      ValueError: the kernel that is asked for is `cudnn`.
+    """
+    if kernel == "cudnn":
+        raise ValueError(f"attention_kernel 'cudnn': {reason}")
+    if kernel == "auto" and jax.default_backend() == "gpu":
+        told(f"attention runs as plain products, cuDNN's fused kernel cannot be used: {reason}")
+
+
 @functools.cache
 def told(message: str) -> None:
     """Warns once."""

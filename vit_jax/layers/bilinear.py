@@ -21,7 +21,13 @@ def resize_bilinear(
     return x
 
 
-def between_centres(old: int, new: int) -> Float[np.ndarray, "new old"]:
-    """Returns the matrix of linear interpolation along one axis; beyond the outer centres the nearest is taken."""
-    places = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
-    return np.stack([np.interp(places, np.arange(old), row) for row in np.eye(old)], axis=1).astype(np.float32)
+def between_centres(old: int, new: int, antialias: bool = False) -> Float[np.ndarray, "new old"]:
+    """Returns the matrix of linear interpolation along one axis; beyond the outer centres the nearest is taken.
+
+    Args:
+      antialias: where there are fewer places than before, each is the mean of all those around it, by their distance.
+    """
+    places = (np.arange(new) + 0.5) * old / new - 0.5
+    reach = max(old / new, 1.0) if antialias else 1.0
+    weights = np.maximum(1 - np.abs(places[:, None] - np.arange(old)) / reach, 0)
+    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)

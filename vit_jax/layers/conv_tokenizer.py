@@ -5,10 +5,23 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vit_jax.layers.conv import conv
+from vit_jax.layers.patch_embed import places
 from vit_jax.layers.types import DTypeLike
 
 INNER_CHANNELS = 64
 """Channels between the convolutions, as in the authors' models."""
+
+
+def halvings(patch_size: tuple[int, int], kind: str) -> int:
+    """Returns how often an image's sides are halved until a place stands for a patch.
+
+    Raises:
+      ValueError: the patch is no square, or its side no power of two.
+    """
+    side = patch_size[0]
+    if patch_size != (side, side) or side < 2 or side & (side - 1):
+        raise ValueError(f"patch_embed {kind!r} halves the map: patch_size must be 2, 4, 8, …, not {patch_size}")
+    return side.bit_length() - 1
 
 
 class ConvTokenizer(nn.Module):
@@ -35,18 +48,22 @@ class ConvTokenizer(nn.Module):
     @property
     def layers(self) -> int:
         """The number of convolutions."""
-        side = self.patch_size[0]
-        if self.patch_size != (side, side) or side < 2 or side & (side - 1):
-            raise ValueError(f"patch_embed 'cct' halves the map: patch_size must be 2, 4, 8, …, not {self.patch_size}")
-        return side.bit_length() - 1
+        return halvings(self.patch_size, "cct")
 
     def grid(self, image_shape: tuple[int, int]) -> tuple[int, int]:
         """Returns the rows and columns of the tokens."""
-        height, width = image_shape
-        return -(-height // self.patch_size[0]), -(-width // self.patch_size[1])
+        return places(image_shape, self.patch_size)
+
+    @property
+    def stride(self) -> tuple[int, int]:
+        """Height and width in pixels of what one place of the position embeddings stands for."""
+        return self.patch_size
 
     @nn.compact
-    def __call__(self, images: Float[Array, "batch height_px width_px channels"]) -> Float[Array, "batch tokens width"]:
+    def __call__(
+        self, images: Float[Array, "batch height_px width_px channels"], train: bool = False
+    ) -> Float[Array, "batch tokens width"]:
+        """Returns the tokens, the same in training as in evaluation."""
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         x, last = images, self.layers - 1
         for i in range(self.layers):

@@ -138,8 +138,8 @@ def mix(
     weights: Float[Array, "batch*heads queries keys"], value: Float[Array, "batch keys heads value_dim"]
 ) -> Float[Array, "batch queries heads value_dim"]:
     """Returns the values' sums by weights, heads folded into the batch."""
-    mixed = matmul(weights.astype(value.dtype), _split_heads(value), batch=1)
-    return _join_heads(mixed, value.shape).astype(value.dtype)
+    mixed = matmul(weights.astype(value.dtype), split_heads(value), batch=1)
+    return join_heads(mixed, value.shape).astype(value.dtype)
 
 
 def attention_weights(
@@ -161,7 +161,7 @@ def attention_scores(
     The queries are scaled rather than the scores, which are larger.
     """
     scaled = (query * query.shape[-1] ** -0.5).astype(query.dtype)
-    scores = matmul(_split_heads(scaled), _split_heads(key), batch=1, transpose=True)
+    scores = matmul(split_heads(scaled), split_heads(key), batch=1, transpose=True)
     if bias is None:
         return scores
     bias = _of_groups(bias)
@@ -177,7 +177,8 @@ def _in_groups(scores, groups, heads):
     return scores.reshape(-1, groups, heads, *scores.shape[1:])
 
 
-def _split_heads(x):
+def split_heads(x: Float[Array, "batch tokens heads head_dim"]) -> Float[Array, "batch*heads tokens head_dim"]:
+    """Returns the tokens of each head, heads folded into the batch."""
     batch, tokens, heads, head_dim = x.shape
     return x.transpose(0, 2, 1, 3).reshape(batch * heads, tokens, head_dim)
 
@@ -187,7 +188,10 @@ def _split_heads_transposed(x):
     return x.transpose(0, 2, 3, 1).reshape(batch * heads, head_dim, tokens)
 
 
-def _join_heads(x, shape):
+def join_heads(
+    x: Float[Array, "batch*heads tokens head_dim"], shape: tuple[int, ...]
+) -> Float[Array, "batch tokens heads head_dim"]:
+    """Returns the heads of each token side by side again; of `shape`, batch and heads are read."""
     batch, _, heads, _ = shape
     return x.reshape(batch, heads, *x.shape[1:]).transpose(0, 2, 1, 3)
 
@@ -208,8 +212,8 @@ def _attend_forward(query, key, value, bias):
     exponentials = jnp.exp(scores - scores.max(-1, keepdims=True))
     total = exponentials.sum(-1, keepdims=True)
     exponentials = exponentials.astype(value.dtype)
-    mixed = (matmul(exponentials, _split_heads(value), batch=1) / total).astype(value.dtype)
-    mixed = _join_heads(mixed, query.shape)  # as the layer that follows keeps it: one array in memory
+    mixed = (matmul(exponentials, split_heads(value), batch=1) / total).astype(value.dtype)
+    mixed = join_heads(mixed, query.shape)  # as the layer that follows keeps it: one array in memory
     return mixed, (query, key, value, bias, exponentials, total, mixed)
 
 
@@ -218,18 +222,18 @@ def _attend_backward(saved, gradient):
     query, key, value, bias, exponentials, total, mixed = saved
     dtype, scale = value.dtype, query.shape[-1] ** -0.5
     gradient = gradient.astype(dtype)
-    over_total = _split_heads(gradient).astype(jnp.float32) / total
-    row_sums = (over_total * _split_heads(mixed)).sum(-1, keepdims=True)
+    over_total = split_heads(gradient).astype(jnp.float32) / total
+    row_sums = (over_total * split_heads(mixed)).sum(-1, keepdims=True)
     over_total = over_total.astype(dtype)
-    to_weights = matmul(over_total, _split_heads(value), batch=1, transpose=True)
+    to_weights = matmul(over_total, split_heads(value), batch=1, transpose=True)
     to_scores = exponentials * (to_weights - row_sums)
     to_bias = None if bias is None else _summed_as(bias, to_scores, query.shape[2])
     to_scores = (to_scores * scale).astype(dtype)
-    to_query = matmul(to_scores, _split_heads(key), batch=1)
+    to_query = matmul(to_scores, split_heads(key), batch=1)
     to_key, to_value = liked(dtype, _over_queries_last_axis, _over_queries)(
         query, gradient, total, over_total, to_scores, exponentials
     )
-    return _join_heads(to_query.astype(dtype), query.shape), to_key, to_value, to_bias
+    return join_heads(to_query.astype(dtype), query.shape), to_key, to_value, to_bias
 
 
 def _summed_as(bias, to_scores, heads):
@@ -244,9 +248,9 @@ def _over_queries(query, gradient, total, over_total, to_scores, exponentials):
     """Returns the gradients by key and value, dSᵀQ and EᵀG."""
 
     def over_queries(a, b):
-        return _join_heads(matmul_first(a, b, batch=1).astype(b.dtype), query.shape)
+        return join_heads(matmul_first(a, b, batch=1).astype(b.dtype), query.shape)
 
-    return over_queries(to_scores, _split_heads(query)), over_queries(exponentials, over_total)
+    return over_queries(to_scores, split_heads(query)), over_queries(exponentials, over_total)
 
 
 def _over_queries_last_axis(query, gradient, total, over_total, to_scores, exponentials):

@@ -1,11 +1,13 @@
 """What attention adds to its scores for the relative positions of queries and keys on a grid."""
 
 import flax.linen as nn
+import flax.struct
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
 from vit_jax.layers.dense import Dense
+from vit_jax.layers.grid_tokens import Layout
 from vit_jax.layers.types import DTypeLike, Initializer
 
 TABLE = "relative_bias/table"
@@ -53,9 +55,8 @@ class RelativeBias(nn.Module):
     @nn.compact
     def __call__(self, rows: int, columns: int) -> Float[Array, "1 heads tokens tokens"]:
         """Returns what is added to the scores, float32."""
+        require_grid(self, (rows, columns))
         shape = (2 * rows - 1, 2 * columns - 1, self.heads)
-        if self.has_variable("params", "table") and (found := self.get_variable("params", "table").shape) != shape:
-            raise wrong_grid(((found[0] + 1) // 2, (found[1] + 1) // 2), (rows, columns))
         table = self.param("table", self.init, shape, self.param_dtype).astype(jnp.float32)
         bias = by_pairs(table, rows, columns)
         if self.cls:
@@ -66,6 +67,88 @@ class RelativeBias(nn.Module):
             row = jnp.broadcast_to(to_token[:, None, None], (self.heads, 1, bias.shape[1]))
             bias = jnp.concatenate([jnp.concatenate([own[:, None, None], row], axis=2), bias], axis=1)
         return bias[None]
+
+
+@flax.struct.dataclass
+class OffsetScores:
+    """What is added to scores, float32, for the offset of query and key, or for which token of the prefix they are.
+
+    Attributes:
+      table: of query minus key, for two patches.
+      of_prefix: for each token of the prefix as the query of a patch.
+      to_prefix: for each as the key of a patch.
+      among_prefix: for two of them, query and key.
+    """
+
+    table: Float[Array, "down right heads"]
+    of_prefix: Float[Array, "prefix heads"]
+    to_prefix: Float[Array, "prefix heads"]
+    among_prefix: Float[Array, "prefix prefix heads"]
+
+    def between(
+        self, queries: Float[Array, "groups queries 2"], keys: Float[Array, "groups keys 2"]
+    ) -> Float[Array, "groups heads queries keys"]:
+        """Returns the table's entries for the rows and columns of patches; nearer ones for offsets that it lacks."""
+        down, right, heads = self.table.shape
+        numpy = np if isinstance(queries, np.ndarray) and isinstance(keys, np.ndarray) else jnp
+        steps = numpy.round(queries[:, :, None] - keys[:, None]).astype(int)
+        row = numpy.clip(steps[..., 0] + down // 2, 0, down - 1)
+        column = numpy.clip(steps[..., 1] + right // 2, 0, right - 1)
+        return self.table.reshape(-1, heads)[row * right + column].transpose(0, 3, 1, 2)
+
+    def with_prefix_keys(
+        self, between: Float[Array, "groups heads queries keys"]
+    ) -> Float[Array, "groups heads queries prefix+keys"]:
+        """Returns what is added for patches as queries, where the keys of the prefix come before those of patches."""
+        shape = (*between.shape[:3], len(self.to_prefix))
+        return jnp.concatenate([jnp.broadcast_to(self.to_prefix.T[:, None], shape), between], axis=-1)
+
+    def prefix_rows(self, patches: int) -> Float[Array, "1 heads prefix prefix+patches"]:
+        """Returns what is added for the prefix as queries, of itself and then of all patches."""
+        among = self.among_prefix.transpose(2, 0, 1)
+        of_patches = jnp.broadcast_to(self.of_prefix.T[:, :, None], (*among.shape[:2], patches))
+        return jnp.concatenate([among, of_patches], axis=-1)[None]
+
+    def dense(self, layout: Layout) -> Float[Array, "groups heads tokens tokens"]:
+        """Returns what is added for all tokens."""
+        places = layout.coordinates()
+        patches = self.with_prefix_keys(self.between(places, places))
+        rows = self.prefix_rows(places.shape[1])
+        return jnp.concatenate([jnp.broadcast_to(rows, (len(patches), *rows.shape[1:])), patches], axis=2)
+
+
+class OffsetTable(nn.Module):
+    """A learned number for each head and relative position of patches, and for each token before them.
+
+    As `RelativeBias` for any number of tokens of the prefix (cls, registers), each of which has numbers of its own,
+    and written out only as far as a kind of attention forms scores.
+    Parameters, all zero at the beginning: `table`, `[2 rows - 1, 2 columns - 1, heads]` for the grid at
+    initialisation, and where there is a prefix `prefix`, `[2, prefix, heads]`: as the query of patches, as their key;
+    and `among_prefix`, `[prefix, prefix, heads]`.
+
+    Raises:
+      ValueError: the table is that of another grid.
+    """
+
+    heads: int
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, layout: Layout) -> OffsetScores:
+        """Returns what is added to the scores of tokens that stand like this."""
+
+        def numbers(name: str, *shape: int) -> Float[Array, "..."]:
+            start = nn.initializers.zeros
+            return self.param(name, start, (*shape, self.heads), self.param_dtype).astype(jnp.float32)
+
+        require_grid(self, layout.grid)
+        rows, columns = layout.grid
+        table = numbers("table", 2 * rows - 1, 2 * columns - 1)
+        if not layout.prefix:
+            none = jnp.zeros((0, self.heads))
+            return OffsetScores(table, none, none, jnp.zeros((0, 0, self.heads)))
+        of_prefix, to_prefix = numbers("prefix", 2, layout.prefix)
+        return OffsetScores(table, of_prefix, to_prefix, numbers("among_prefix", layout.prefix, layout.prefix))
 
 
 class OffsetBias(nn.Module):
@@ -102,6 +185,14 @@ def resize_offsets(
     """Returns a table of offsets for another grid, as `resize_table` makes one of relative positions."""
     rows, columns = shape
     return resize_table(mirrored(table), (2 * rows - 1, 2 * columns - 1))[rows - 1 :, columns - 1 :]
+
+
+def require_grid(module: nn.Module, grid: tuple[int, int]) -> None:
+    """Raises a `ValueError` where a module has a table of relative positions for another grid."""
+    if module.has_variable("params", "table"):
+        down, right, _ = module.get_variable("params", "table").shape
+        if ((down + 1) // 2, (right + 1) // 2) != grid:
+            raise wrong_grid(((down + 1) // 2, (right + 1) // 2), grid)
 
 
 def wrong_grid(made: tuple[int, ...], needed: tuple[int, int]) -> ValueError:

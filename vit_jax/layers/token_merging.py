@@ -25,7 +25,8 @@ class MergedTokens(NamedTuple):
       sizes: float32, of how many patches each token is the mean; 1 for those that are never merged. None where nothing
         is merged.
       assignment: for each patch, row by row, the index among all tokens of the one that it is part of. None where
-        nothing is merged. `jnp.take_along_axis(tokens, assignment[..., None], axis=1)` lays tokens back on the image.
+        nothing is merged and all patches are of one size (of adaptive ones, the smallest are meant).
+        `jnp.take_along_axis(tokens, assignment[..., None], axis=1)` lays tokens back on the image.
     """
 
     tokens: Float[Array, "batch tokens width"]
@@ -88,11 +89,12 @@ def _merged_rows(rows: Float[Array, "batch tokens d"], found: Matching, prefix: 
     """Returns the rows of the prefix, of A without those that are merged, and of B with these added."""
     a, b = rows[:, prefix::2], rows[:, prefix + 1 :: 2]
     into = jax.nn.one_hot(jnp.take_along_axis(found.partners, found.merged, axis=1), b.shape[1], dtype=jnp.float32)
-    b = b + jnp.einsum("bmj,bmd->bjd", into, _taken(a, found.merged), precision=EXACT)
-    return jnp.concatenate([rows[:, :prefix], _taken(a, found.kept), b], axis=1)
+    b = b + jnp.einsum("bmj,bmd->bjd", into, taken(a, found.merged), precision=EXACT)
+    return jnp.concatenate([rows[:, :prefix], taken(a, found.kept), b], axis=1)
 
 
-def _taken(rows: Float[Array, "batch tokens d"], indices: Int[Array, "batch n"]) -> Float[Array, "batch n d"]:
+def taken(rows: Float[Array, "batch tokens ..."], indices: Int[Array, "batch n"]) -> Float[Array, "batch n ..."]:
+    """Returns of each example the rows with these indices."""
     return jax.vmap(lambda rows, indices: rows[indices])(rows, indices)
 
 

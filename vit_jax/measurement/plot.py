@@ -1,5 +1,6 @@
 """A picture of a benchmark: time of a call and memory by image size, depth or batch size."""
 
+import math
 import pathlib
 
 from vit_jax.errors import UserError, explained_writes
@@ -10,6 +11,8 @@ AXIS_LABELS = {"image_size": "tokens", "depth": "blocks", "batch_size": "batch s
 PANELS = {"milliseconds": "ms a call", "peak_mebibytes": "memory of the program, MiB"}
 
 COLOURS = ("#1f77b4", "#d95f02", "#2ca02c", "#7b3294", "#8c564b", "#444444")
+MARKERS = ("o", "s", "^", "D")
+"""Of series in turn; a marker stays for one round of the colours, so that no two of 24 series look alike."""
 
 
 def plot_axis(file: pathlib.Path, axes: dict[str, str]) -> str:
@@ -66,7 +69,9 @@ def _draw_series(panel, rows: list[dict], axis: str, key: str) -> set[int]:
     for number, (name, members) in enumerate(series_of(rows, axis).items()):
         points = [(place(row, axis), row[key]) for row in members if row[key] is not None]
         if points:
-            panel.plot(*zip(*points, strict=True), "o-", color=COLOURS[number % len(COLOURS)], label=name)
+            around, colour = divmod(number, len(COLOURS))
+            marker = MARKERS[around % len(MARKERS)]
+            panel.plot(*zip(*points, strict=True), f"{marker}-", color=COLOURS[colour], markersize=5, label=name)
             drawn |= {x for x, _ in points}
     if drawn:
         panel.legend(fontsize=8, loc="upper left")
@@ -121,13 +126,15 @@ def place(row: dict, axis: str) -> int:
 def crossings(rows: list[dict]) -> list[int]:
     """Returns the tokens at which attention's own products take as much as the rest of the model, one a model.
 
-    Per token the products with weights are constant and attention's own grow with the number of tokens, so any row
-    tells: tokens x rest / attention. Its largest images do, where the head's share is smallest.
+    Only where they grow with the square of the tokens, as those of some kinds of attention do not. Per token the
+    products with weights are constant and attention's own grow with the number of tokens, so any row tells: tokens x
+    rest / attention. Its largest images do, where the head's share is smallest.
     """
     found = {}
-    for row in sorted(rows, key=lambda row: row["tokens"]):
-        own, settings = row["model_attention_gflop_per_image"], row["settings"]
-        if own:
-            rest = row["model_gflop_per_image"] - own
-            found[settings.get("model"), settings.get("depth")] = round(row["tokens"] * rest / own)
+    for members in series_of(rows, "image_size").values():
+        last, settings = members[-1], members[-1]["settings"]
+        own = [row["model_attention_gflop_per_image"] for row in (members[0], last)]
+        if all(own) and math.isclose(own[0] / members[0]["tokens"] ** 2, own[1] / last["tokens"] ** 2, rel_tol=0.01):
+            rest = last["model_gflop_per_image"] - own[1]
+            found[settings.get("model"), settings.get("depth")] = round(last["tokens"] * rest / own[1])
     return sorted(set(found.values()))

@@ -5,6 +5,7 @@ import statistics
 import jax
 
 from vit_jax.measurement.flops import Products
+from vit_jax.measurement.overtaking import overtakings
 from vit_jax.measurement.samples import percentile, spread
 from vit_jax.measurement.speed import Speeds
 from vit_jax.measurement.text import aligned
@@ -103,6 +104,7 @@ def per_image(products: Products | None, images: int) -> float | None:
 def as_json(speeds: Speeds, peak_tflops: float | None = None) -> dict[str, object]:
     """Returns everything that was found, as JSON takes it."""
     first = speeds.measured[0]
+    rows = [figures(one, first, speeds, peak_tflops) for one in speeds.measured]
     return {
         "mode": speeds.mode,
         "device": speeds.devices[0].device_kind,
@@ -111,7 +113,8 @@ def as_json(speeds: Speeds, peak_tflops: float | None = None) -> dict[str, objec
         "repeats": speeds.repeats,
         "peak_tflops": peak_tflops,
         "matmul_tflops": {dtype: rate / 1e12 for dtype, rate in speeds.rates.items()},
-        "cases": [figures(one, first, speeds, peak_tflops) for one in speeds.measured],
+        "cases": rows,
+        "overtakings": overtakings(rows),
         "notes": speeds.notes,
     }
 
@@ -133,5 +136,6 @@ def table(found: dict[str, object]) -> list[str]:
         f"large products (all devices): {rates} TFLOP/s",
         *aligned(cells),
         *(f"{row['name']}: {row['failure']}" for row in rows if row["failure"]),
+        *found["overtakings"],
         *(f"note: {note}" for note in found["notes"]),
     ]

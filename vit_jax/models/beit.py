@@ -3,31 +3,17 @@
 from collections.abc import Sequence
 
 import flax.linen as nn
-import flax.struct
 import jax
 from jaxtyping import Array, Float
 
 from vit_jax.layers.block import EncoderBlock
+from vit_jax.layers.grid_tokens import GridTokens
 from vit_jax.layers.relative_bias import RelativeBias
 from vit_jax.models.encoder import Encoder
 from vit_jax.models.vit import VisionTransformer
 
 RELATIVE_BIAS = ("blocks", "shared", "none")
 """Whether each block has relative positions of its own, all have the same, or none has."""
-
-
-@flax.struct.dataclass
-class GridTokens:
-    """A cls token and the tokens of a grid.
-
-    Attributes:
-      bias: what the attention of every block adds to its scores, or None where each block has its own.
-      grid: rows and columns.
-    """
-
-    tokens: Float[Array, "batch tokens width"]
-    bias: Float[Array, "1 heads tokens tokens"] | None
-    grid: tuple[int, int] = flax.struct.field(pytree_node=False)
 
 
 class BeitBlock(EncoderBlock):
@@ -44,7 +30,9 @@ class BeitBlock(EncoderBlock):
         """Applies the block; without a key nothing is dropped (evaluation)."""
         bias = x.bias
         if self.relative_bias == "blocks":
-            bias = RelativeBias(self.heads, cls=True, param_dtype=self.param_dtype, name="relative_bias")(*x.grid)
+            bias = RelativeBias(self.heads, cls=True, param_dtype=self.param_dtype, name="relative_bias")(
+                *x.layout.grid
+            )
         return x.replace(tokens=super().__call__(x.tokens, key, drop_path_rate, bias))
 
 
@@ -82,10 +70,18 @@ class Beit(VisionTransformer):
     def setup(self):
         if self.relative_bias not in RELATIVE_BIAS:
             raise ValueError(f"relative_bias must be one of {', '.join(RELATIVE_BIAS)}, not {self.relative_bias!r}")
-        if self.relative_bias != "none" and (self.registers or len(self.class_tokens) != 1):
+        if self.relative_bias != "none" and (self.registers or len(self.class_token_names) != 1):
             raise ValueError("relative positions are those of a cls token and the patches: registers have none")
+        if self.attention != "full" or self.position in ("rope2d", "relative"):
+            told = f"attention {self.attention!r} with position {self.position!r}"
+            raise ValueError(f"a BEiT has full attention and relative_bias, not {told}; that a plain ViT has")
         if self.merge_tokens:
             raise ValueError(f"a BEiT merges no tokens: merge_tokens must be 0, not {self.merge_tokens}")
+        if self.patch_embed in ("positional", "adaptive", "flexible") or self.patch_dropout:
+            raise ValueError(
+                "a BEiT's relative positions are of one whole grid: patch_embed must be another than 'positional', "
+                "'adaptive' and 'flexible', and patch_dropout 0"
+            )
         super().setup()
         if self.relative_bias == "shared":
             self.shared_bias = RelativeBias(self.heads, cls=True, param_dtype=self.param_dtype, name="relative_bias")
@@ -94,7 +90,8 @@ class Beit(VisionTransformer):
         self, images: Float[Array, "batch height width 3"], train: bool, layers: Sequence[int] = ()
     ) -> tuple[Float[Array, "batch tokens width"], list[Float[Array, "batch tokens width"]]]:
         """Returns the tokens after the last block, and those after each of the blocks named in `layers`."""
-        grid = self.embedding.grid(images.shape[1:3])
-        bias = self.shared_bias(*grid) if self.relative_bias == "shared" else None
-        x, found = self.encoder(GridTokens(self.tokens(images, train), bias, grid), train, layers)
+        x = self.placed_tokens(images, train)
+        if self.relative_bias == "shared":
+            x = x.replace(bias=self.shared_bias(*x.layout.grid))
+        x, found = self.encoder(x, train, layers)
         return x.tokens, [after.tokens for after in found]

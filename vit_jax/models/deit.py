@@ -38,7 +38,7 @@ class DistilledVisionTransformer(VisionTransformer):
             )
 
     @property
-    def class_tokens(self) -> tuple[str, ...]:
+    def class_token_names(self) -> tuple[str, ...]:
         """Names of the learned tokens that stand before the registers and the patches."""
         return ("cls", "dist")
 

@@ -1,18 +1,18 @@
 """The hybrid of ResNet and Vision Transformer (Dosovitskiy et al. 2021, section 3.1, "Hybrid architecture")."""
 
-import math
+import flax.linen as nn
 
-from jaxtyping import Array, Float
-
+from vit_jax.models.hybrid_embed import HybridEmbed
 from vit_jax.models.resnet_backbone import ResNetBackbone, backbone_stride
 from vit_jax.models.vit import VisionTransformer
 
 
 class HybridVisionTransformer(VisionTransformer):
-    """A ViT whose patches are cut from the feature map of a ResNet instead of from the image.
+    """A ViT whose patches are cut from the feature map of a ResNet, as published: its ResNets are none of the usual.
 
     The image's size is free as long as the patch divides the feature map, whose sides are the image's divided by
-    `backbone_stride`, rounded up.
+    `backbone_stride`, rounded up. For the map of any stage of a usual ResNet, a `VisionTransformer` has
+    `patch_embed="hybrid"`, with parameters of the same names.
 
     Attributes:
       patch_size: height and width of a patch, in places of the feature map.
@@ -33,24 +33,13 @@ class HybridVisionTransformer(VisionTransformer):
                 f"a hybrid cuts patches from a ResNet's map: patch_embed must be linear, not {self.patch_embed!r}"
             )
         super().setup()
-        self.backbone = ResNetBackbone(self.stages, self.stem_width, self.dtype, self.param_dtype)
 
-    @property
-    def stride(self) -> tuple[int, int]:
-        """Height and width in pixels of what one patch stands for."""
+    def make_backbone(self) -> nn.Module:
+        """Returns the ResNet from whose map patches are cut."""
+        return ResNetBackbone(self.stages, self.stem_width, self.dtype, self.param_dtype)
+
+    def make_embedding(self, backbone: nn.Module | None = None, **named) -> nn.Module:
+        """Returns what makes tokens of an image."""
+        options = {"use_bias": not self.pre_norm, "dtype": self.dtype, "param_dtype": self.param_dtype}
         pixels = backbone_stride(self.stages)
-        return self.patch_size[0] * pixels, self.patch_size[1] * pixels
-
-    def patches(
-        self, images: Float[Array, "batch height width 3"]
-    ) -> tuple[Float[Array, "batch patches width"], tuple[int, int]]:
-        """Returns the embedded patches of the feature map, row by row, and the rows and columns of their grid."""
-        grid = []
-        for name, pixels, patch in zip(("height", "width"), images.shape[1:3], self.patch_size, strict=True):
-            side = math.ceil(pixels / backbone_stride(self.stages))
-            if side % patch:
-                raise ValueError(
-                    f"image {name} {pixels} becomes {side} in the feature map, not a multiple of patch {name} {patch}"
-                )
-            grid.append(side // patch)
-        return self.embedding(self.backbone(images)), (grid[0], grid[1])
+        return HybridEmbed(self.patch_size, self.width, backbone=backbone, pixels=pixels, **options, **named)

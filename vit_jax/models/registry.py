@@ -16,7 +16,7 @@ from vit_jax.models.efficientformer import EfficientFormer
 from vit_jax.models.hybrid import HybridVisionTransformer
 from vit_jax.models.mixer import Mixer
 from vit_jax.models.mobilevit import MobileViT
-from vit_jax.models.resnet import ResNet
+from vit_jax.models.resnet import RESNETS, ResNet
 from vit_jax.models.swin import SwinTransformer
 from vit_jax.models.vit import VisionTransformer
 
@@ -192,15 +192,6 @@ CCT_SIZES = {
 }
 """Hassani et al. 2021; `3x2` in a name is two convolutions by 3x3. The 3.17M parameters that they give for CCT-6/3x1
 are without learned positions. Theirs normalise the residual stream between attention and MLP; these are pre-norm."""
-
-RESNETS = {
-    "18": {"depths": (2, 2, 2, 2), "bottleneck": False},
-    "34": {"depths": (3, 4, 6, 3), "bottleneck": False},
-    "50": {"depths": (3, 4, 6, 3), "bottleneck": True},
-    "101": {"depths": (3, 4, 23, 3), "bottleneck": True},
-    "152": {"depths": (3, 8, 36, 3), "bottleneck": True},
-}
-"""He et al. 2016, table 1."""
 
 CONVNEXT_SIZES = {
     "atto": {"depths": (2, 2, 6, 2), "widths": (40, 80, 160, 320)},

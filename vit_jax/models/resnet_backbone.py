@@ -94,7 +94,10 @@ class ResNetBackbone(nn.Module):
     param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, images: Float[Array, "batch height width 3"]) -> Float[Array, "batch rows columns channels"]:
+    def __call__(
+        self, images: Float[Array, "batch height width 3"], train: bool = False
+    ) -> Float[Array, "batch rows columns channels"]:
+        """Returns the map, the same in training as in evaluation."""
         if any(units < 1 for units in self.stages):
             raise ValueError(f"stages {self.stages} must hold at least 1 unit each")
         if self.stem_width < 1 or self.stem_width % GroupNorm.groups:

@@ -1,5 +1,6 @@
 """The Vision Transformer (Dosovitskiy et al. 2021, "An Image is Worth 16x16 Words")."""
 
+import functools
 from collections.abc import Sequence
 
 import flax.linen as nn
@@ -7,32 +8,37 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vit_jax.layers.attention_kernel import KERNELS
-from vit_jax.layers.conv_tokenizer import ConvTokenizer
+from vit_jax.layers.attention_kind import Full
+from vit_jax.layers.attention_kinds import KINDS, OPTIONS, attention_kind, check_attention
+from vit_jax.layers.conditional_position import conditioned
 from vit_jax.layers.dense import Dense
 from vit_jax.layers.drop import dropout
+from vit_jax.layers.grid_tokens import GridTokens
 from vit_jax.layers.norm import LayerNorm
-from vit_jax.layers.patch_embed import PatchEmbed
+from vit_jax.layers.patch_dropout import patch_dropout
 from vit_jax.layers.pooling import MapPool, SequencePool, mean_pool
-from vit_jax.layers.position import PositionEmbed
+from vit_jax.layers.position import POSITIONS
 from vit_jax.layers.token_merging import MergedTokens
 from vit_jax.layers.types import DTypeLike
 from vit_jax.models.encoder import REMAT_POLICIES, Encoder
-
-EMBEDDINGS = {"linear": PatchEmbed, "cct": ConvTokenizer}
-"""What makes tokens of an image, by the value of `patch_embed`: modules with the same fields and a method `grid`."""
+from vit_jax.models.patch_tokens import PatchTokens
+from vit_jax.models.patches import EMBEDDINGS
 
 CHOICES = {
     "patch_embed": tuple(EMBEDDINGS),
-    "pool": ("cls", "gap", "map", "cls_gap", "sequence"),
+    "pool": ("cls", "gap", "map", "cls_gap", "sequence", "multi_cls"),
+    "multi_cls": ("concat", "mean"),
     "mlp": ("gelu", "swiglu"),
     "head": ("linear", "mlp"),
+    "position": POSITIONS,
+    "attention": tuple(KINDS),
     "attention_kernel": KERNELS,
     "remat": ("none", *REMAT_POLICIES),
 }
 """The values that the fields of a choice may take."""
 
 
-class VisionTransformer(nn.Module):
+class VisionTransformer(PatchTokens):
     """Patch embedding, encoder blocks, pooling and a classifier.
 
     Tokens come in the order cls (with `pool="cls"`, or `cls_token`), registers, patches. Registers (Darcet et al.
@@ -41,12 +47,20 @@ class VisionTransformer(nn.Module):
 
     Attributes:
       patch_size: height and width of a patch, in pixels.
-      patch_embed: `linear`, or `cct`: small convolutions and max pooling, for images of any size (see `ConvTokenizer`).
+      patch_embed: `linear`; `overlapping` (a patch every `patch_stride` pixels, by default half a patch); `conv_stem`
+        and `cct` (small convolutions, for images of any size); `hybrid` (patches of the map of the ResNet `resnet`,
+        `bit50`, after `resnet_stage`, 3); `positional` (linear, with positions by convolution after the first block:
+        with `position="none"` they are the only ones); `adaptive` (`patch_tokens` patches of `patch_scales` sizes,
+        small ones where there is detail); `flexible` (each training step draws a size of `patch_sizes`, evaluation has
+        `patch_size`; parameters are for patches of `patch_base`, by default the largest drawn). See
+        `vit_jax.models.patches`.
+      patch_dropout: in training, the share of the patches that each image loses at random (Liu et al. 2022).
       mlp: `gelu`, or `swiglu` as in DINOv2's giant model; `mlp_dim` is its hidden width.
       gelu: `tanh` as in Google's weights, `exact` as in timm's and Hugging Face's.
       pool: `cls` token, mean of the patches (`gap`), attention pooling of the patches (`map`, Zhai et al. 2022), cls
         token and mean side by side (`cls_gap`, DINOv2's linear classifier), or the patches' mean with learned weights
-        (`sequence`, Hassani et al. 2021).
+        (`sequence`, Hassani et al. 2021), or the `class_tokens` cls tokens side by side or their mean, as `multi_cls`
+        says (`multi_cls`, concat or mean).
       pool_norm: the final norm comes after the pooling, not before it (timm's `fc_norm`); `features` are then bare.
       pre_norm: a norm before the first block, and no bias in the patch embedding (CLIP, Radford et al. 2021).
       cls_token: a cls token although the pooling does not use it.
@@ -55,6 +69,14 @@ class VisionTransformer(nn.Module):
       head: `linear`, or `mlp`: the head of the original pre-training (section 3.1), whose hidden layer is a pre-logits
         layer as wide as the encoder.
       head_bias: initial bias of the head; -10 suits the sigmoid loss with many classes.
+      position: `learned`, `sincos2d` and `sinusoidal1d` are added to the tokens (see `PositionEmbed`); `rope2d` turns
+        queries and keys in every block, for images of any size (see `vit_jax.layers.rope`); `relative` adds a learned
+        number for each offset to the scores of every block, for the grid at initialisation; or `none`.
+      attention: `full`; `relative` (full with a table of offsets beside any `position`); `local` windows
+        (`attention_window`, 7; with `attention_shift` shifted in every second block); `axial`; `sparse` (blocks of
+        `attention_window`, 7, and a patch of every `attention_stride`); `topk` (`attention_topk` scores, 32); `linear`;
+        `performer` (`attention_features`, 256). See `vit_jax.layers.attention_kinds`. The parameters of all are those
+        of full attention. Where patches attend in groups, cls and registers attend to all and all to them.
       attention_kernel: `auto` (cuDNN's fused kernel where it works, else the plain products), `plain` or `cudnn`.
       fused_qkv: queries, keys and values by one product; names and checkpoints are the same.
       merge_tokens: an option of inference: each block merges so many of the patches' tokens, at most half of those that
@@ -75,7 +97,17 @@ class VisionTransformer(nn.Module):
     mlp_dim: int = 3072
     mlp: str = "gelu"
     gelu: str = "tanh"
+    patch_stride: tuple[int, int] | None = None
+    patch_scales: int | None = None
+    patch_tokens: int | None = None
+    patch_sizes: tuple[int, ...] | None = None
+    patch_base: tuple[int, int] | None = None
+    resnet: str | None = None
+    resnet_stage: int | None = None
+    patch_dropout: float = 0.0
     pool: str = "cls"
+    class_tokens: int = 1
+    multi_cls: str = "concat"
     pool_norm: bool = False
     pre_norm: bool = False
     cls_token: bool = False
@@ -92,6 +124,12 @@ class VisionTransformer(nn.Module):
     attention_dropout: float = 0.0
     drop_path: float = 0.0
     norm_epsilon: float = 1e-6
+    attention: str = "full"
+    attention_window: int | None = None
+    attention_shift: bool = False
+    attention_stride: int | None = None
+    attention_topk: int | None = None
+    attention_features: int | None = None
     attention_kernel: str = "auto"
     fused_qkv: bool = False
     merge_tokens: int = 0
@@ -113,16 +151,12 @@ class VisionTransformer(nn.Module):
             raise ValueError(f"patch_size {self.patch_size} must be positive, registers {self.registers} not negative")
         if self.merge_tokens < 0:
             raise ValueError(f"merge_tokens must not be negative, not {self.merge_tokens}")
-        for field in ("dropout", "attention_dropout", "drop_path"):
+        for field in ("patch_dropout", "dropout", "attention_dropout", "drop_path"):
             if not 0 <= getattr(self, field) < 1:
                 raise ValueError(f"{field} must be at least 0 and less than 1, not {getattr(self, field)}")
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        embedding, bias = EMBEDDINGS[self.patch_embed], self.patch_embed == "linear" and not self.pre_norm
-        self.embedding = embedding(self.patch_size, self.width, bias, name="patch_embed", **types)
-        for token in self.class_tokens:
-            setattr(self, token, self.param(token, nn.initializers.zeros, (1, 1, self.width), self.param_dtype))
-        positioned = len(self.class_tokens) if self.cls_position else 0
-        self.position_embed = PositionEmbed(self.position, positioned, self.param_dtype)
+        check_attention(self)
+        self.set_up_patches()
         if self.registers:
             shape = (1, self.registers, self.width)
             self.register_tokens = self.param("registers", nn.initializers.normal(0.02), shape, self.param_dtype)
@@ -148,9 +182,9 @@ class VisionTransformer(nn.Module):
             )
 
     @property
-    def class_tokens(self) -> tuple[str, ...]:
-        """Names of the learned tokens that stand before the registers and the patches."""
-        return ("cls",) if self.pool in ("cls", "cls_gap") or self.cls_token else ()
+    def attention_kind(self) -> Full:
+        """Who attends to whom, positions in the attention included."""
+        return attention_kind(self.attention, self.position, {option: getattr(self, option) for option in OPTIONS})
 
     @property
     def hidden_width(self) -> int | None:
@@ -160,7 +194,7 @@ class VisionTransformer(nn.Module):
     @property
     def prefix_tokens(self) -> int:
         """Number of tokens before the patches."""
-        return len(self.class_tokens) + self.registers
+        return len(self.class_token_names) + self.registers
 
     def __call__(
         self, images: Float[Array, "batch height width 3"], train: bool = False
@@ -187,6 +221,8 @@ class VisionTransformer(nn.Module):
         """Returns what `features` does, and what each token stands for where tokens are merged (`merge_tokens`)."""
         x = self.encoded(images, train)[0]
         x = x if isinstance(x, MergedTokens) else MergedTokens(x)
+        if self.patch_embed == "adaptive" and not (train and self.patch_dropout):
+            x = x._replace(assignment=self.assignment(images, x.assignment))
         return x if self.pool_norm else x._replace(tokens=self.norm(x.tokens))
 
     def intermediates(
@@ -207,29 +243,31 @@ class VisionTransformer(nn.Module):
         self, images: Float[Array, "batch height width 3"], train: bool, layers: Sequence[int] = ()
     ) -> tuple[Float[Array, "batch tokens width"] | MergedTokens, list]:
         """Returns the tokens after the last block, and those after each of the blocks named in `layers`."""
-        return self.encoder(self.tokens(images, train), train, layers)
-
-    def patches(
-        self, images: Float[Array, "batch height width 3"]
-    ) -> tuple[Float[Array, "batch patches width"], tuple[int, int]]:
-        """Returns the embedded patches, row by row, and the rows and columns of their grid."""
-        return self.embedding(images), self.embedding.grid(images.shape[1:3])
+        x = self.placed_tokens(images, train)
+        after_first = None
+        if self.patch_embed == "positional":
+            after_first = functools.partial(conditioned, self.conditional_position, x.layout.grid)
+        if not self.attention_kind.placed:
+            return self.encoder(x.tokens, train, layers, after_first)
+        x, found = self.encoder(x, train, layers, after_first)
+        return x.tokens, [after.tokens for after in found]
 
     def tokens(self, images: Float[Array, "batch height width 3"], train: bool) -> Float[Array, "batch tokens width"]:
         """Returns the tokens that enter the first block."""
-        x, grid = self.patches(images)
-        if not self.cls_position:
-            x = self.position_embed(x, *grid)
-        leading = [self.broadcast(getattr(self, token), x) for token in self.class_tokens]
-        x = jnp.concatenate([*leading, x], axis=1)
-        if self.cls_position:
-            x = self.position_embed(x, *grid)
+        return self.placed_tokens(images, train).tokens
+
+    def placed_tokens(self, images: Float[Array, "batch height width 3"], train: bool) -> GridTokens:
+        """Returns the tokens that enter the first block, and where they stand."""
+        x, layout = self.positioned_tokens(images, train)
         if self.registers:
-            registers = self.broadcast(self.register_tokens, x)
-            x = jnp.concatenate([x[:, : len(leading)], registers, x[:, len(leading) :]], axis=1)
+            registers, first = self.broadcast(self.register_tokens, x), len(self.class_token_names)
+            x = jnp.concatenate([x[:, :first], registers, x[:, first:]], axis=1)
+        if train and self.patch_dropout:
+            x, layout = patch_dropout(self.make_rng("dropout"), x, layout, self.patch_dropout)
         key = self.make_rng("dropout") if train and self.dropout else None
         x = dropout(key, x, self.dropout)
-        return self.first_norm(x).astype(x.dtype) if self.pre_norm else x
+        x = self.first_norm(x).astype(x.dtype) if self.pre_norm else x
+        return GridTokens(x, layout)
 
     def pooled(
         self, tokens: Float[Array, "batch tokens width"], sizes: Float[Array, "batch patches"] | None = None
@@ -241,6 +279,9 @@ class VisionTransformer(nn.Module):
         """
         if self.pool == "cls":
             return tokens[:, 0]
+        if self.pool == "multi_cls":
+            several = tokens[:, : self.class_tokens]
+            return several.mean(axis=1) if self.multi_cls == "mean" else several.reshape(several.shape[0], -1)
         patches = tokens[:, self.prefix_tokens :]
         if self.pool == "map":
             return self.map_pool(patches, sizes)
@@ -248,8 +289,3 @@ class VisionTransformer(nn.Module):
             return self.sequence_pool(patches, sizes)
         mean = mean_pool(patches, sizes)
         return mean if self.pool == "gap" else jnp.concatenate([tokens[:, 0].astype(jnp.float32), mean], axis=-1)
-
-    @staticmethod
-    def broadcast(token: Float[Array, "1 n width"], tokens: Float[Array, "batch tokens width"]):
-        """Returns the learned tokens once for every example."""
-        return jnp.broadcast_to(token.astype(tokens.dtype), (tokens.shape[0], *token.shape[1:]))

@@ -97,7 +97,7 @@ def vit_table(
       scanned: the layers lie in one array each, with a leading axis.
     """
     names = list(dense_names("embedding", "patch_embed"))
-    if "cls" in module.class_tokens:
+    if "cls" in module.class_token_names:
         names.append(("cls", "cls"))
     if positions:
         names.append((positions, POSITION_EMBED))

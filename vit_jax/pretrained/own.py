@@ -125,7 +125,7 @@ def _size_of(config: dict, params: dict[str, np.ndarray], module) -> tuple[int, 
     positions = params.get("position_embed/embedding")
     if positions is None:
         return None
-    tokens = positions.shape[1] - (len(module.class_tokens) if module.cls_position else 0)
+    tokens = positions.shape[1] - (len(module.class_token_names) if module.cls_position else 0)
     return nominal_size(module, tokens) if square_grid(tokens) else None
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from vit_jax.errors import UserError
+from vit_jax.layers.patch_resize import resize_patches
 from vit_jax.layers.relative_bias import OFFSETS, TABLE, resize_offsets, resize_table
 from vit_jax.pretrained.names import families
 from vit_jax.pretrained.weights import POSITIONS, Weights, parameter_shapes, square_grid
@@ -152,7 +153,7 @@ def _grid(module: nn.Module, size: tuple[int, int]) -> tuple[int, int]:
 
 
 def _prefix(module: nn.Module) -> int:
-    return len(module.class_tokens) if module.cls_position else 0
+    return len(module.class_token_names) if module.cls_position else 0
 
 
 def _by(shape: tuple[int, ...]) -> str:
@@ -221,19 +222,3 @@ def _fitted_patches(kernel: np.ndarray, size: tuple[int, int], source: str, surg
             f"{source} has patches of {_by(kernel.shape)}, the model of {_by(size)}; surgery.patches=True resizes them"
         )
     return resize_patches(kernel, size)
-
-
-def resize_patches(
-    kernel: Float[np.ndarray, "height width channels out"], size: tuple[int, int]
-) -> Float[np.ndarray, "new_height new_width channels out"]:
-    """Returns a patch kernel for patches of another size (pseudo-inverse resize, Beyer et al. 2023, eq. 2).
-
-    The product of the new kernel with an upsampled patch is that of the old one with the patch itself.
-    """
-    old = kernel.shape[:2]
-    basis = jnp.eye(old[0] * old[1]).reshape(-1, *old)
-    enlarge = np.asarray(jax.image.resize(basis, (len(basis), *size), "linear", antialias=False), np.float64)
-    enlarge = enlarge.reshape(len(basis), -1)
-    matrix = np.linalg.pinv(enlarge)
-    flat = kernel.reshape(len(basis), -1).astype(np.float64)
-    return (matrix @ flat).reshape(*size, *kernel.shape[2:]).astype(kernel.dtype)

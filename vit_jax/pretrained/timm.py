@@ -108,7 +108,7 @@ def table_of(module: VisionTransformer) -> list[Entry]:
         table += norm_entries("norm_pre", "pre_norm")
     else:
         table.append(entry("patch_embed.proj.bias", "patch_embed/bias"))
-    table += [entry(f"{token}_token", token) for token in module.class_tokens]
+    table += [entry(f"{token}_token", token) for token in module.class_token_names]
     if module.registers:
         table.append(entry("reg_token", "registers"))
     if module.position != "none":
@@ -334,7 +334,7 @@ def with_register_positions(module: VisionTransformer, params: Mapping[str, np.n
     """Returns parameters in which registers have positions, of zeros, where the class tokens have some: timm gives
     positions to both or to neither.
     """
-    name, leading = "position_embed/embedding", len(module.class_tokens)
+    name, leading = "position_embed/embedding", len(module.class_token_names)
     positioned = module.cls_position or module.position == "sincos2d"
     if not (module.registers and leading and positioned and name in params):
         return params

@@ -122,10 +122,10 @@ def hub_config(weights: Weights) -> dict[str, object]:
         "qkv_bias": module.qkv_bias,
         "qk_norm": module.qk_norm,
         "init_values": module.layer_scale,
-        "class_token": "cls" in module.class_tokens,
+        "class_token": "cls" in module.class_token_names,
         "reg_tokens": module.registers,
         "no_embed_class": not distilled
-        and (not module.class_tokens or (module.position == "learned" and not module.cls_position)),
+        and (not module.class_token_names or (module.position == "learned" and not module.cls_position)),
         "pos_embed": "none" if module.position == "none" else "learn",
         "pre_norm": module.pre_norm,
         "global_pool": pools[module.pool],

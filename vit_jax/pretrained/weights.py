@@ -157,7 +157,7 @@ def with_positions(weights: Weights, kind: str) -> tuple[dict[str, np.ndarray], 
       UserError: the positions are fixed ones, and nothing tells for which image size.
     """
     module, params, notes = weights.module, dict(weights.params), []
-    tokens = len(getattr(module, "class_tokens", ()))
+    tokens = len(getattr(module, "class_token_names", ()))
     if getattr(module, "position", None) == "sincos2d":
         if weights.image_size is None:
             raise UserError(f"the {kind} format stores positions, for one image size; give --image_size")
@@ -246,7 +246,7 @@ def expressible(module: nn.Module, kind: str, models: tuple[type[nn.Module], ...
     """
     if type(module) not in models:
         raise UserError(f"the {kind} format has no form for a {type(module).__name__}")
-    for field, values in allowed.items():
+    for field, values in {"attention": ("full",), **allowed}.items():
         if hasattr(module, field) and getattr(module, field) not in values:
             one_of = " or ".join(repr(value) for value in values)
             advice = f"; --model.{field}={values[0]} writes it all the same, as another model"

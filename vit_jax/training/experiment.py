@@ -27,6 +27,7 @@ from vit_jax.evaluation.classification import EvalStep
 from vit_jax.layers.placement import batch_laid_out, over_batch
 from vit_jax.models.lora import merge
 from vit_jax.models.registry import create_model
+from vit_jax.models.variants import training_variants
 from vit_jax.training.distillation import Taught, load_teacher, make_distillation
 from vit_jax.training.frozen import frozen_pattern, split
 from vit_jax.training.lora import lora_scale, with_lora
@@ -269,7 +270,8 @@ def build_model(config: ConfigDict, source: Source, size: tuple[int, int]) -> nn
         )
     model = create_model(config.model.name, **overrides)
     try:
-        jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *size, 3), jnp.float32))
+        for each in dict.fromkeys((model, *training_variants(model))):
+            jax.eval_shape(each.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *size, 3), jnp.float32))
     except (ValueError, TypeError, ZeroDivisionError) as error:
         raise UserError(f"model {config.model.name} on {size[0]}x{size[1]} images: {error}") from error
     return model

@@ -35,6 +35,7 @@ class TensorRule:
 ATTENTION = (
     TensorRule(r"attention/(query|key|value)/(kernel|bias)$", -2, "heads"),
     TensorRule(r"attention/out/kernel$", -3, "heads"),
+    TensorRule(r"relative_bias/(table|cls|prefix|among_prefix)$", -1, "heads"),
 )
 MLP = (
     TensorRule(r"mlp/(dense_0|gate)/(kernel|bias)$", -1, "hidden width"),

@@ -1,6 +1,7 @@
 """The training step: one pure function of state and batch."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -11,6 +12,7 @@ from jaxtyping import Array
 
 from vit_jax.data.device import DeviceAugment
 from vit_jax.models.lora import merge
+from vit_jax.models.variants import training_variants
 from vit_jax.training.distillation import Distillation
 from vit_jax.training.frozen import joined, split
 from vit_jax.training.losses import smooth, thresholded
@@ -83,27 +85,37 @@ class TrainStep:
         )
         return new, metrics
 
-    def losses(self, variables, key, images, labels, mask, taught):
+    def losses(self, model, variables, key, images, labels, mask, taught):
         """Returns the loss of every example, and the collections that the model has updated."""
         rngs = {"dropout": key}
         if self.distillation is None:
-            logits, updated = self.model.apply(variables, images, train=True, rngs=rngs, mutable=["batch_stats"])
+            logits, updated = model.apply(variables, images, train=True, rngs=rngs, mutable=["batch_stats"])
             return self.loss(logits, labels), updated
-        outputs, updated = self.distillation.outputs(self.model, variables, images, rngs=rngs)
+        outputs, updated = self.distillation.outputs(model, variables, images, rngs=rngs)
         return self.distillation.losses(outputs, taught, self.loss(outputs[0], labels), mask), updated
 
     def gradients(self, trained, frozen, batch_stats, key, images, labels, mask, taught):
         """Returns the summed loss over the batch, its gradient by what is trained, and the new running statistics.
 
-        Micro-batches come one after the other, each normalised by its own statistics.
+        Micro-batches come one after the other, each normalised by its own statistics. Of a model with several
+        `training_variants` each draws one.
         """
 
-        def summed(trained, batch_stats, key, images, labels, mask, taught):
+        def summed(model, trained, batch_stats, key, images, labels, mask, taught):
             variables = {"params": merge(joined(trained, frozen), self.lora_scale), "batch_stats": batch_stats}
-            losses, updated = self.losses(variables, key, images, labels, mask, taught)
+            losses, updated = self.losses(model, variables, key, images, labels, mask, taught)
             return jnp.where(mask, losses, 0.0).sum(), updated.get("batch_stats", batch_stats)
 
-        value_and_grad = jax.value_and_grad(summed, has_aux=True)
+        def value_and_grad(trained, batch_stats, key, *parts):
+            variants = training_variants(self.model)
+            of_each = [jax.value_and_grad(functools.partial(summed, model), has_aux=True) for model in variants]
+            if len(of_each) == 1:
+                return of_each[0](trained, batch_stats, key, *parts)
+            # The gradient is inside each branch: around the switch it would keep what all of them leave for it.
+            drawn, key = jax.random.split(key)
+            number = jax.random.randint(drawn, (), 0, len(of_each))
+            return jax.lax.switch(number, of_each, trained, batch_stats, key, *parts)
+
         if self.accumulate == 1:
             (loss, batch_stats), gradients = value_and_grad(trained, batch_stats, key, images, labels, mask, taught)
             return loss, gradients, batch_stats

@@ -7,6 +7,7 @@ from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
 from vit_jax.config import flatten
+from vit_jax.measurement.attention_cost import attention_lines
 from vit_jax.measurement.flops import products_of
 from vit_jax.measurement.memory import program_memory
 from vit_jax.training.experiment import Experiment, build, parameter_bytes
@@ -108,6 +109,8 @@ def cost_lines(experiment: Experiment, state) -> list[str]:
         "(products alone, with what is recomputed)",
         *(f"note: {note}" for note in sorted(products.notes)),
     ]
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    lines += attention_lines(experiment.model, variables, experiment.transform.size)
     lines.append(held_line(state, experiment.abstract_batch()))
     if memory is not None:
         lines.append(
