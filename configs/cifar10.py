@@ -11,9 +11,10 @@ epochs: Muon on the encoder's matrices; in a trial it was 4 to 6 points ahead of
 
     python -m vit_jax.main --config=configs/cifar10.py:swin --config.data.dir=DIR
 
-One of `vit`, `deit`, `swin`, `convnext`, `resnet18`, `cct`: models of 2 to 3 million parameters with the same settings
-throughout (AdamW, 50 epochs, float32), small enough for a CPU, made to be compared (`python -m vit_jax.compare`).
-ResNet-18 has half its usual channels, as its 11M parameters and 1.1 GFLOP an image would be no match for the others.
+One of `vit`, `deit`, `swin`, `convnext`, `resnet18`, `cct`: models of 0.5 to 0.7 million parameters with the same
+settings throughout (AdamW, 50 epochs, float32), small enough for a CPU, made to be compared (`python -m vit_jax.compare`).
+ResNet-18 has a quarter of its usual channels, as its 11M parameters and 1.1 GFLOP an image would be no match for the
+others.
 `deit` is `vit` with a distillation token, and needs a teacher: --config.distill.teacher=runs/cifar10-resnet18.
 `convnext` is slow on a CPU, where XLA has no fast depthwise convolution. Accuracies are not measured yet.
 
@@ -31,14 +32,14 @@ after 175 epochs, and theirs go on for 10 epochs at the final rate.
 from vit_jax.config import default_config
 from vit_jax.errors import UserError
 
-VIT = {"patch_size": (4, 4), "width": 192, "depth": 6, "heads": 3, "mlp_dim": 576}
+ENCODER = {"width": 128, "depth": 4, "heads": 4, "mlp_dim": 256}
 SMALL = {
-    "vit": {"name": "vit", "pool": "gap", **VIT},
-    "deit": {"name": "vit_distilled", **VIT},
-    "swin": {"name": "swin_cifar"},
-    "convnext": {"name": "convnext_cifar"},
-    "resnet18": {"name": "resnet18_cifar", "stem_width": 32, "widths": (32, 64, 128, 256)},
-    "cct": {"name": "cct_cifar_2_3x2", "width": 192, "depth": 6, "heads": 3, "mlp_dim": 576},
+    "vit": {"name": "vit", "pool": "gap", "patch_size": (4, 4), **ENCODER},
+    "deit": {"name": "vit_distilled", "patch_size": (4, 4), **ENCODER},
+    "swin": {"name": "swin_cifar", "depths": (2, 2, 2), "widths": (32, 64, 128), "heads": (1, 2, 4)},
+    "convnext": {"name": "convnext_cifar", "depths": (2, 2, 3), "widths": (32, 64, 128)},
+    "resnet18": {"name": "resnet18_cifar", "stem_width": 16, "widths": (16, 32, 64, 128)},
+    "cct": {"name": "cct_cifar_2_3x2", **ENCODER},
 }
 """Models to be compared, and how they differ from what their names stand for."""
 

@@ -69,8 +69,6 @@ def setting(*pairs: tuple[str, str]) -> ConfigDict:
     return resolve(config)
 
 
-# Defaults.
-
 DEFAULT_KEYS = [key for key in known_keys(default_config()) if not key.startswith("model.") or key == "model.name"]
 
 
@@ -124,9 +122,6 @@ def test_defaults_are_made_anew():
 @pytest.mark.parametrize("key", MATHEMATICS_FREE)
 def test_keys_that_leave_the_mathematics_alone_exist(key):
     assert key in known_keys(default_config()) or any(known.startswith(f"{key}.") for known in DEFAULT_KEYS)
-
-
-# One key from the command line.
 
 
 @pytest.mark.parametrize(
@@ -237,9 +232,6 @@ def test_a_group_is_no_key(group, member):
         setting((group, "5"))
 
 
-# Model fields.
-
-
 @pytest.mark.parametrize(
     ("pairs", "expected"),
     [
@@ -295,9 +287,6 @@ def test_unknown_model_names_the_nearest():
         setting(("model.name", "vit_b17"))
 
 
-# Resolving what Python made.
-
-
 def test_resolved_config_is_a_locked_copy():
     config = default_config()
     resolved = resolve(config)
@@ -335,9 +324,6 @@ def test_resolve_fills_missing_keys_with_defaults():
     resolved = resolve(ConfigDict({"augment": {"flip": True}, "model": {"name": "vit_b16", "depth": 3}}))
     new = {"augment.flip": True, "model.name": "vit_b16", "model.depth": 3}
     assert flatten(resolved) == flatten(resolve(default_config())) | new
-
-
-# Flat configs.
 
 
 def test_json_round_trip():

@@ -169,9 +169,6 @@ def test_debug_shows_the_traceback(checkpoint, tmp_path):
         main([str(checkpoint), f"--out={tmp_path}", "--format=onnx", "--dtype=bfloat16", "--debug"])
 
 
-# What verification looks at
-
-
 def test_photographs_are_parts_of_several_sizes():
     parts = photographs()
     assert len(parts) == 16

@@ -127,9 +127,6 @@ def test_interruption_has_its_own_status(monkeypatch, capsys):
     assert capsys.readouterr().err == "interrupted; the same command begins again\n"
 
 
-# TFRecord files.
-
-
 @pytest.fixture
 def tfrecord(place, examples) -> pathlib.Path:
     """CIFAR-10 as TFDS prepares it by default: the records of an array_record set in TFRecord files."""

@@ -95,9 +95,6 @@ def test_names_lose_their_seeds_alone(tmp_path):
     assert name_of("ours", "theirs") == "ours"
 
 
-# What is said, and what is refused.
-
-
 def unfinished(folder: pathlib.Path, **keys) -> Run:
     return read_run(workdir(folder, "short", step=8, **keys))
 

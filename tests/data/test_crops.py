@@ -137,9 +137,6 @@ def test_a_later_attempt_is_taken_where_the_first_does_not_fit(drawer):
     assert len(uniform) == 2 + 2 * ATTEMPTS
 
 
-# Where no attempt fits.
-
-
 @pytest.mark.parametrize("shape", [(10, 1000), (1000, 10), (1, 50), (3, 7)])
 def test_inception_falls_back_to_the_whole_image(shape):
     for uniform in random_draws(20):
@@ -168,9 +165,6 @@ def test_random_resized_falls_back_to_the_largest_centred_crop_that_is_allowed(s
 def test_random_resized_falls_back_to_the_whole_image_where_its_aspect_is_allowed():
     uniform = np.full(DRAWS, 0.0)  # the narrowest crop of all the area is higher than the image
     assert random_resized_box((100, 120), SQUARE, ASPECT, uniform) == (0, 0, 120, 100)
-
-
-# Placing.
 
 
 def test_placed_covers_every_position_equally():

@@ -34,9 +34,6 @@ def exif_of(orientation: int) -> Image.Exif:
     return exif
 
 
-# Photographs.
-
-
 def plain_jpeg(mode: str, colour) -> bytes:
     return encoded(Image.new(mode, (16, 8), colour), "JPEG", quality=95)
 
@@ -107,9 +104,6 @@ def test_arrays_pass_through():
     assert open_image(RGB).region((1, 2, 3, 4), (1, 1)) == (RGB, (1, 2, 3, 4))
 
 
-# Other formats and depths.
-
-
 @pytest.mark.parametrize("file_format", ["PNG", "BMP", "TIFF", "PPM", "WEBP", "JPEG2000", "GIF"])
 def test_lossless_formats_are_exact(file_format):
     options = {"lossless": True} if file_format == "WEBP" else {}
@@ -177,8 +171,6 @@ def test_tiff_of_32_bit_integers(values, grey):
     np.testing.assert_array_equal(image, np.repeat(np.uint8([grey])[..., None], 3, 2))
 
 
-# Palettes, transparency, animation.
-
 COLOURS = np.array([[255, 0, 0], [0, 128, 0], [10, 20, 30]], np.uint8)
 INDICES = np.array([[0, 1, 2], [2, 1, 0]], np.uint8)
 
@@ -237,9 +229,6 @@ def test_the_first_frame_of_an_animation(file_format):
     with Image.open(io.BytesIO(file)) as image:
         assert image.n_frames == 2
     np.testing.assert_array_equal(decode_image(file), np.asarray(first))
-
-
-# Turned photographs.
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

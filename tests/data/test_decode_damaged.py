@@ -33,8 +33,6 @@ def smooth(height: int, width: int) -> np.ndarray:
     return np.uint8(127 + 60 * np.stack(waves, -1))
 
 
-# Regions of JPEG files.
-
 LARGE = smooth(96, 128)
 LARGE_FILE = encoded(Image.fromarray(LARGE), "JPEG", quality=95, subsampling=0)
 
@@ -102,8 +100,6 @@ def test_damaged_file_that_pillow_would_turn():
     with pytest.raises(UnreadableImage, match="of two orientations"):
         open_image(damaged).region((100, 0, 128, 96), (8, 8))
 
-
-# What is refused.
 
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
 JPEG, PNG = encoded(Image.new("RGB", (16, 8), (200, 30, 60)), "JPEG"), encoded(NOISE.crop((0, 0, 7, 5)), "PNG")

@@ -34,9 +34,6 @@ def within(count: int, trials: int, chance: float) -> bool:
     return abs(count - trials * chance) < 4 * math.sqrt(trials * chance * (1 - chance))
 
 
-# Normalisation.
-
-
 def test_normalisation_by_hand_and_back():
     images = noise(4)
     normalised = np.asarray(IMAGENET(images))
@@ -51,9 +48,6 @@ def test_default_normalisation_maps_grey_levels_to_one():
     np.testing.assert_allclose(ends[0, 0], [[-1] * 3, [1] * 3], atol=1e-6)
 
 
-# Flip.
-
-
 def test_flip_mirrors_about_half_and_leaves_labels():
     images, labels = noise(400), np.arange(400) % CLASSES
     seen, weights = DeviceAugment(CLASSES, SHIFTED, flip=True)(KEY, images, labels)
@@ -64,8 +58,6 @@ def test_flip_mirrors_about_half_and_leaves_labels():
     assert within(int(mirrored.sum()), 400, 0.5)
     np.testing.assert_array_equal(weights, np.eye(CLASSES)[labels])
 
-
-# Erasing.
 
 ERASED_SHAPE = (40, 56)
 
@@ -142,9 +134,6 @@ def test_no_box_that_fits_no_erasing():
     np.testing.assert_array_equal(erase(KEY, plain, 1.0), plain)
 
 
-# Cutout.
-
-
 @pytest.mark.parametrize("side", [4, 3])
 def test_cutout_takes_every_centre_and_is_clipped(side):
     height, width, count = 9, 7, 4000
@@ -169,8 +158,6 @@ def test_cutout_takes_every_centre_and_is_clipped(side):
 def test_cutout_larger_than_the_image_blanks_it():
     np.testing.assert_array_equal(cut_out(KEY, IMAGENET(noise(8)), 12), np.zeros((8, 6, 5, 3)))
 
-
-# All together.
 
 SINGLE = {
     "flip": {"flip": True},

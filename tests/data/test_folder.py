@@ -54,9 +54,6 @@ def pets(tmp_path) -> pathlib.Path:
     return write(tmp_path / "pets", *(f"{name}/{i:03}.png" for name, count in counts.items() for i in range(count)))
 
 
-# A folder for each class.
-
-
 def test_rows_are_the_files_with_the_label_of_their_folder(pets):
     source = folder_source(str(pets), "train")
     assert source.class_names == ["cat", "dog", "emu"]
@@ -148,9 +145,6 @@ def test_a_changed_folder_is_listed_anew(pets):
     assert len(folder_source(str(pets), "train")) == 121
 
 
-# Pickling.
-
-
 def test_pickled_source_reads_the_same(pets):
     source = folder_source(str(pets), "train[:50%]")
     copy = pickle.loads(pickle.dumps(source))
@@ -161,9 +155,6 @@ def test_pickled_source_reads_the_same(pets):
 def test_pickle_holds_one_relative_path_and_label_a_row(pets):
     source = folder_source(str(pets), "train")
     assert len(pickle.dumps(source)) < 800 + len(source) * (len("cat/000.png") + 3 + 4)
-
-
-# Links, and names that are hard to print.
 
 
 def test_loops_of_links_end(tmp_path):
@@ -231,9 +222,6 @@ def test_odd_file_names(tmp_path, name, described):
 def test_odd_class_names_can_be_written(tmp_path):
     root = write(tmp_path, os.fsdecode(b"caf\xe9/1.png"), "dog/1.png")
     assert folder_source(str(root), "train").class_names == [r"caf\xe9", "dog"]
-
-
-# Folders of splits.
 
 
 @pytest.fixture
@@ -318,8 +306,6 @@ def test_a_class_that_train_lacks_is_named(divided):
     )
     assert len(folder_source(str(divided), "train")) == 30
 
-
-# ImageNet as it is published.
 
 LABELS = (2, 0, 1, 1, 2, 0)
 VAL_FILES = [f"ILSVRC2012_val_{i + 1:08}.JPEG" for i in range(len(LABELS))]
@@ -440,8 +426,6 @@ def test_damaged_meta_mat(tmp_path, content):
     assert "cannot read" in message(root, "val")
     assert "meta.mat" in message(root, "val")
 
-
-# CSV.
 
 PICTURES = [f"images/{i}.png" for i in range(12)]
 
@@ -580,9 +564,6 @@ def test_csv_that_cannot_be_read(tmp_path, monkeypatch):
 
     monkeypatch.setattr("builtins.open", refuse)
     assert message(path) == f"cannot read {path}: Permission denied"
-
-
-# Mistakes.
 
 
 def test_path_that_does_not_exist_names_the_nearest(pets):

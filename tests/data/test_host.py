@@ -45,9 +45,6 @@ def jpeg(image: np.ndarray) -> bytes:
     return simplejpeg.encode_jpeg(image, 95, "RGB", "420")
 
 
-# Whole transforms.
-
-
 @pytest.mark.parametrize("crop", CROPS)
 @pytest.mark.parametrize("shape", [(8, 8), (12, 9), (5, 31), (1, 1)])
 @pytest.mark.parametrize("antialias", [True, False])
@@ -97,9 +94,6 @@ def test_train_is_pure_and_leaves_its_input_alone():
         np.testing.assert_array_equal(image, noise(10, 14))
 
 
-# Order and numbers of the parts.
-
-
 @pytest.mark.parametrize("crop", ["pad", "random", "inception", "random_resized"])
 @pytest.mark.parametrize("policy", ["rand_augment", "rand_augment_timm", "auto_augment", "three_augment"])
 def test_parts_follow_the_crop_each_with_numbers_of_its_own(crop, policy):
@@ -136,9 +130,6 @@ def test_every_policy_runs_after_a_crop(policy):
     assert {(view.shape, view.dtype) for view in views} == {((8, 6, 3), np.dtype(np.uint8))}
 
 
-# Files.
-
-
 @pytest.mark.parametrize("antialias", [True, False])
 @pytest.mark.parametrize("crop", CROPS)
 def test_file_and_pixels_give_the_same_view(crop, antialias):
@@ -168,9 +159,6 @@ def test_files_that_cannot_be_read(file):
     for look in (lambda: HostTransform((8, 6)).evaluate(file), lambda: HostTransform((8, 6)).train(file, MIDDLE)):
         with pytest.raises(UnreadableImage):
             look()
-
-
-# Whole batches.
 
 
 @pytest.mark.parametrize(("crop", "pad"), [("none", 4), ("pad", 0), ("pad", 2)])
@@ -204,9 +192,6 @@ def test_what_only_moves_pixels(crop):
 def test_unknown_choices_are_refused(choice, message):
     with pytest.raises(ValueError, match=message):
         HostTransform((8, 8), **choice)
-
-
-# Shifted windows.
 
 
 def windows(image: np.ndarray, size: tuple[int, int]) -> dict[bytes, tuple[int, int]]:

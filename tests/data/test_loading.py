@@ -12,8 +12,6 @@ from vit_jax.data.loading import EvalBatches, HostRows, Loaded, iterate
 from vit_jax.data.memory import KeptArray
 from vit_jax.data.order import Order, draws
 
-# Training.
-
 
 @pytest.mark.parametrize("repeats", [1, 3])
 def test_train_batch_is_what_order_draws_and_transform_say(repeats):
@@ -73,9 +71,6 @@ def test_hosts_parts_make_the_global_batch(count):
             assert_same(joined(parts), train_batches(of=of)(position))
 
 
-# The way without a call for each image.
-
-
 @pytest.mark.parametrize("batch_size", [4, 23])  # the larger holds examples more than once
 @pytest.mark.parametrize("crop", ["none", "pad"])
 def test_copying_pixels_equals_image_by_image(crop, batch_size):
@@ -103,9 +98,6 @@ def test_images_in_memory_are_left_alone():
     batches = train_batches(transform=HostTransform((6, 5)))
     batches(0).batch["image"][:] = 0
     np.testing.assert_array_equal(batches.source.images, source().images)
-
-
-# Evaluation.
 
 
 @pytest.mark.parametrize("hosts", [1, 2])

@@ -64,8 +64,6 @@ def test_processes_evaluate_a_set_that_is_kept_in_memory():
         assert_same(batch, eval_batches()(number).batch)
 
 
-# What cannot be read.
-
 KINDS = {
     "files": lambda: Files(),
     "kept-array": lambda: KeptArray(Files((6, 5)), 1e6),

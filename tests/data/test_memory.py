@@ -65,9 +65,6 @@ def kept(files: Files, room: float = 1e6) -> KeptArray | KeptImages:
     return (KeptArray if files.image_size else KeptImages)(files, room)
 
 
-# Which sets are kept.
-
-
 @pytest.mark.parametrize(("files", "kind"), [(equal_files(), KeptArray), (varied_files(), KeptImages)])
 def test_sets_are_kept_as_far_as_they_fit(files, kind, monkeypatch):
     needed = 3 * sum(np.prod(decode_image(file).shape[:2]) for file in files.files)
@@ -104,9 +101,6 @@ def test_size_is_estimated_from_what_can_be_read():
     assert decoded_bytes(files) == 5 * AREA
     nothing = Files([b"", OSError("gone")])
     assert kept_in_memory(nothing) is nothing
-
-
-# Reading.
 
 
 @pytest.mark.parametrize("files", [equal_files, varied_files])
@@ -183,9 +177,6 @@ def test_pickles_carry_no_images(files):
         np.testing.assert_array_equal(copy[row][0], source[row][0])
     assert copy.source.asked == [3, 1]
     assert source.source.asked == []
-
-
-# Sources that read many rows at once.
 
 
 class Blocks(Files):
@@ -267,9 +258,6 @@ def test_threads_read_the_blocks_once():
         images = list(pool.map(look, range(4)))
     np.testing.assert_array_equal(images, [picture(row) for row in range(4)])
     assert len(files.blocks) == 3
-
-
-# What else a source says.
 
 
 @pytest.mark.parametrize("files", [equal_files, varied_files])

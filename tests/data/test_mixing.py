@@ -48,9 +48,6 @@ every_kind_and_mode = pytest.mark.parametrize(("kind", "mixing"), [(k, m) for k 
 each_mode = pytest.mark.parametrize("mixing", MODES)
 
 
-# What holds for every kind and mode.
-
-
 @every_kind_and_mode
 def test_label_weights_are_a_distribution_over_the_two_classes(kind, mixing):
     images, weights = mixed(kind, mixing)
@@ -91,9 +88,6 @@ def test_one_row_is_left_as_it_is():
     np.testing.assert_allclose(weights, np.broadcast_to(ONE_HOT[:1], weights.shape), atol=1e-6)
 
 
-# Mixup.
-
-
 @each_mode
 def test_mixup_blends_with_the_reversed_batch(mixing):
     images, weights = mixed("mixup", mixing)
@@ -124,9 +118,6 @@ def test_alpha_sets_how_much_is_mixed():
         assert low < mixup(jax.random.key(0), images, labels, alpha, 200)[1].max(1).mean() < high
 
 
-# Cutmix.
-
-
 @each_mode
 def test_cutmix_pastes_one_box_and_weighs_labels_by_its_area(mixing):
     images, weights = mixed("cutmix", mixing)
@@ -146,9 +137,6 @@ def assert_one_box(pasted: np.ndarray):
     assert pasted.sum() == len(rows) * len(columns)
     if pasted.any():
         assert pasted[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
-
-
-# One draw a batch, or one a row.
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -211,9 +199,6 @@ def test_with_both_each_row_is_what_one_alone_would_make_of_it(mixing):
 def test_unknown_mode():
     with pytest.raises(ValueError, match=r"augment\.mixing must be batch or example, not 'elem'"):
         DeviceAugment(CLASSES, mixup=1.0, mixing="elem")
-
-
-# The boxes.
 
 
 @functools.cache

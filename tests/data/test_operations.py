@@ -52,9 +52,6 @@ def every_operation():
             yield pytest.param(lambda image, f=operation, m=magnitude: f(image, m, FILL), id=f"tv-{name}-{level}")
 
 
-# Every operation.
-
-
 @pytest.mark.parametrize("operation", every_operation())
 def test_uint8_of_the_same_shape_and_the_argument_as_it_was(operation):
     for shape in ((1, 1), (2, 7), (3, 3), (12, 9)):
@@ -100,9 +97,6 @@ def test_torchvision_operations_do_nothing_at_level_zero(name):
     assert changed.any() == (name != "Identity")
 
 
-# Agreement with Pillow.
-
-
 @pytest.mark.parametrize(
     "image", [noise(40, 50), noise(40, 50) // 3 + 40, RAMP, grey([7] * 9), noise(1, 1), noise(2, 9)]
 )
@@ -123,9 +117,6 @@ def test_colours_as_pillow(image):
         np.testing.assert_array_equal(enhance.contrast(image, factor), ImageEnhance.Contrast(picture).enhance(factor))
         np.testing.assert_array_equal(enhance.color(image, factor), ImageEnhance.Color(picture).enhance(factor))
         np.testing.assert_array_equal(enhance.sharpness(image, factor), ImageEnhance.Sharpness(picture).enhance(factor))
-
-
-# Colours.
 
 
 def test_a_blend_is_truncated_and_clipped():
@@ -236,9 +227,6 @@ def test_blur_spreads_a_point_and_keeps_a_plane():
     np.testing.assert_array_equal(enhance.gaussian_blur(plane, 2.0), plane)
 
 
-# Places.
-
-
 def test_google_translation_rounds_halves_away_from_zero():
     row = grey([10, 20, 30, 40, 50])
     assert channel(warp.google_affine(row, warp.translate_x(2), (9, 9, 9))) == [[30, 40, 50, 9, 9]]
@@ -315,9 +303,6 @@ def test_cutout_covers_a_box_that_the_edges_cut():
     np.testing.assert_array_equal(covered, expected)
     np.testing.assert_array_equal(warp.cutout(image, 0, (5, 5), FILL), image)
     assert (warp.cutout(image, 40, (9, 11), FILL) == FILL).all()
-
-
-# Levels.
 
 
 def test_google_arguments_at_level_ten():

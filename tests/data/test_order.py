@@ -58,9 +58,6 @@ def test_a_far_position_is_reached_at_once():
     assert len(set(rows)) == 4
 
 
-# Repeats.
-
-
 def test_repeats_come_in_a_row_and_are_passes_of_their_own():
     passes, rows = stream(Order(10, 6, seed=3, repeats=3), 20)  # four epochs of 30
     plain = stream(Order(10, 10, seed=3), 4)[1]
@@ -102,9 +99,6 @@ def test_once_is_no_repeat():
         np.testing.assert_array_equal(
             Order(10, 4, seed=1, repeats=1).rows(position), Order(10, 4, seed=1).rows(position)
         )
-
-
-# Random numbers.
 
 
 def test_draws_depend_on_seed_epoch_and_row_alone():

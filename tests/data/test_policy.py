@@ -38,9 +38,6 @@ def recorded(monkeypatch, table: dict) -> list:
     return calls
 
 
-# Every policy.
-
-
 def test_an_unknown_policy_is_refused_by_name():
     with pytest.raises(ValueError, match=r"augment\.policy must be one of none, rand_augment, .*, not 'rand_augmnet'"):
         Policy("rand_augmnet")
@@ -82,9 +79,6 @@ def test_none_draws_nothing_and_does_nothing():
     image = noise(4, 5)
     assert Policy().draws == 0
     assert Policy()(image, np.empty(0)) is image
-
-
-# RandAugment, Google's.
 
 
 def test_rand_augment_applies_what_was_drawn_in_order():
@@ -147,9 +141,6 @@ def test_magnitude_zero_is_not_the_identity():
     assert changed == set(names) - unchanged - {"AutoContrast"}
 
 
-# RandAugment, timm's.
-
-
 def test_timm_draws_its_fifteen_operations_equally_often_and_applies_half(monkeypatch):
     calls = recorded(monkeypatch, operations.TIMM)
     augment = Policy("rand_augment_timm", layers=1, magnitude=9.0)
@@ -187,9 +178,6 @@ def test_timm_magnitudes_are_normal_and_end_at_zero_and_ten(monkeypatch, magnitu
     for quantile, deviations in ((0.0228, -2), (0.1587, -1), (0.5, 0), (0.8413, 1), (0.9772, 2)):
         expected = np.clip(magnitude + 2.0 * deviations, 0, 10)
         assert np.quantile(levels, quantile) == pytest.approx(expected, abs=0.05)
-
-
-# AutoAugment.
 
 
 @pytest.mark.parametrize(
@@ -242,9 +230,6 @@ def test_auto_augment_cifar_in_full():
     )
 
 
-# TrivialAugment.
-
-
 def test_trivial_augment_draws_operation_level_and_sign_evenly(monkeypatch):
     calls = recorded(monkeypatch, operations.TORCHVISION)
     augment = Policy("trivial_augment")
@@ -261,9 +246,6 @@ def test_trivial_augment_draws_operation_level_and_sign_evenly(monkeypatch):
     thresholds = collections.Counter(magnitude for name, magnitude, _ in calls if name == "Solarize")
     assert thresholds == {8.5 * level: 2 for level in range(31)}
     assert {magnitude for name, magnitude, _ in calls if name == "Posterize"} == {8, 7, 6, 5, 4, 3, 2}
-
-
-# Three-Augment and colour jitter.
 
 
 def test_three_augment_takes_each_of_three_for_a_third_of_the_images():

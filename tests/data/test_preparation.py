@@ -124,9 +124,6 @@ def complaint(name: str, place: pathlib.Path) -> str:
     return str(error.value)
 
 
-# CIFAR without TensorFlow.
-
-
 @pytest.mark.parametrize("name", BUILDERS)
 def test_cifar_is_prepared_when_it_is_first_used(name, place, monkeypatch, capfd):
     examples = give_archive(name, place, monkeypatch)
@@ -182,9 +179,6 @@ def test_tensorflow_is_used_where_it_is_installed_and_kept_off_the_gpus(monkeypa
     assert hidden == [([], "GPU")]
 
 
-# Failures while preparing.
-
-
 @pytest.mark.parametrize(
     ("error", "message"),
     [
@@ -238,9 +232,6 @@ def test_damaged_archive(place, monkeypatch):
     archive.write_bytes(b"no archive")
     monkeypatch.setitem(cifar.Cifar10.url_infos, ADDRESSES["cifar10"], compute_url_info(archive))
     assert "cannot prepare cifar10: Error while extracting" in complaint("cifar10", place)
-
-
-# Downloads, from a server on this machine.
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -356,9 +347,6 @@ def test_interrupted_download_ends(place, monkeypatch):
             tfds_source("cifar10", "train", str(place))
         assert Endless.left.wait(60)
     assert (downloader._open_url.__name__, downloader.MAX_RETRIES) == ("_open_url", 10)
-
-
-# Other sets.
 
 
 def test_set_that_needs_tensorflow_says_so_before_anything_is_downloaded(tmp_path):

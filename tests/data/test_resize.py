@@ -67,9 +67,6 @@ def test_antialiasing_averages_what_plain_filters_skip(interpolation):
     assert np.isin(sampled, (0, 255)).all()  # centres of the new pixels are centres of old ones
 
 
-# Boxes.
-
-
 @pytest.mark.parametrize("antialias", [True, False])
 @pytest.mark.parametrize("interpolation", FILTERS)
 @pytest.mark.parametrize("box", [(3, 4, 20, 15), (0, 0, 31, 20), (30, 19, 31, 20), (3.0, 4.0, 20.0, 15.0)])
@@ -108,9 +105,6 @@ def test_fractional_box_without_antialias_is_widened_to_whole_pixels(box):
     )
 
 
-# Memory.
-
-
 @pytest.mark.parametrize("antialias", [True, False])
 @pytest.mark.parametrize("interpolation", FILTERS)
 @pytest.mark.parametrize("box", [None, (0, 0, 31, 20), (2, 1, 9, 8), (2.5, 1, 9, 8)])
@@ -130,9 +124,6 @@ def test_equal_size_changes_nothing(interpolation, antialias):
     np.testing.assert_array_equal(resized(image, (20, 31), interpolation, antialias), image)
     inside = resized(image, (5, 6), interpolation, antialias, (4, 3, 10, 8))
     np.testing.assert_array_equal(inside, image[3:8, 4:10])
-
-
-# Sizes.
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,6 @@ import pytest
 from vit_jax.data.sources import ArraySource, digits_source, open_source
 from vit_jax.errors import UserError
 
-# Digits.
-
 
 def test_digits_parts_are_disjoint_and_complete():
     train, test = digits_source("train"), digits_source("test")
@@ -37,9 +35,6 @@ def test_digits_slices():
         open_source("digits", "validation")
     with pytest.raises(UserError, match="digits: split 'train\\[:0\\]' is empty"):
         open_source("digits", "train[:0]")
-
-
-# Arrays.
 
 
 def test_array_source_reads_rows():

@@ -19,9 +19,6 @@ from vit_jax.training.run import held_out_sources
 ANIMALS = ["cat", "dog", "bird", "frog", "crane, bird", "t-shirt", "1-2"]
 
 
-# Which classes.
-
-
 @pytest.mark.parametrize(
     ("text", "names", "chosen"),
     [
@@ -70,9 +67,6 @@ def test_unknown_classes_are_one_line(text, message):
 def test_positions_of_classes_that_are_called_otherwise_are_refused():
     with pytest.raises(UserError, match="no class '0'"):
         chosen_classes("0, 10", ["1", "10", "2"])
-
-
-# Which rows.
 
 
 def test_rows_of_an_array_keep_their_order_and_get_new_labels():
@@ -174,9 +168,6 @@ def test_no_row_of_the_classes():
     whole = source()
     with pytest.raises(UserError, match=r"no image is of the classes 8, 9 \(data\.classes\)"):
         subset(ArraySource(whole.images[:5], whole.labels[:5], whole.class_names), "8, 9")
-
-
-# In a run.
 
 
 def config_with(**data):

@@ -91,9 +91,6 @@ def copied(directory, tmp_path) -> pathlib.Path:
     return shutil.copytree(f"{directory}/tiny_fixed/1.0.0", tmp_path / "tiny_fixed" / "1.0.0")
 
 
-# Rows.
-
-
 @pytest.mark.parametrize("kind", ["fixed", "varied"])
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_source_holds_every_example_once(kind, split, directory):
@@ -183,9 +180,6 @@ def test_source_is_read_in_a_worker_process(directory):
         assert pool.submit(TfdsSource.describe, source, 5).result() == source.describe(5)
 
 
-# Names.
-
-
 @pytest.mark.parametrize("split", ["validation", "train[", "train[:1000]", "train[:0]", "train[60%:40%]"])
 def test_split_that_does_not_exist(split, directory):
     with pytest.raises(UserError) as error:
@@ -220,9 +214,6 @@ def test_name_that_tfds_cannot_build_is_one_line(name, tmp_path):
 def test_missing_data_dir(tmp_path):
     with pytest.raises(UserError, match=r"data\.dir '.*nowhere' is no directory"):
         tfds_source("cifar10", "train", str(tmp_path / "nowhere"))
-
-
-# Damage.
 
 
 def message(tmp_path: pathlib.Path, split: str = "train") -> str:

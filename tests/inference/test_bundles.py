@@ -53,9 +53,6 @@ def refused(folder, **overrides) -> str:
     return str(error.value)
 
 
-# Programs
-
-
 def test_a_program_is_the_model_for_any_batch(program):
     folder, live = program
     loaded = load_model(folder)
@@ -166,9 +163,6 @@ def test_scan_remat_and_kernels_of_one_platform_are_left_behind(tmp_path):
     assert bundle_writer.program_of(live, Options("stablehlo")).module.attention_kernel == "plain"
 
 
-# Weights
-
-
 @pytest.mark.parametrize(
     ("kind", "options"),
     [("safetensors", {}), ("safetensors", {"names": "huggingface"}), ("npz", {}), ("vit_jax", {})],
@@ -229,9 +223,6 @@ def test_positions_for_the_size_that_is_seen(tmp_path):
     loaded = load_model(folder)
     assert loaded.weights.image_size == (8, 8)
     assert_close(loaded.predict(PICTURES), live.predict(PICTURES))
-
-
-# Damage
 
 
 @pytest.mark.parametrize("end", [0, 10, 1000, -1])
@@ -336,9 +327,6 @@ def test_labels_are_kept_to_the_letter(tmp_path):
     assert load_model(folder).class_names == names
     with pytest.raises(UserError, match="line break"):
         bundle(tmp_path / "b", "npz", dataclasses.replace(small_weights(), class_names=["a\nb", *names[1:]]))
-
-
-# Writing
 
 
 def test_nothing_is_left_of_an_export_that_ends_early(tmp_path, monkeypatch):

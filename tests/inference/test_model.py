@@ -87,9 +87,6 @@ def assert_close(actual, expected, tolerance=1e-5):
     np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=tolerance)
 
 
-# Pictures
-
-
 def test_predict_is_the_softmax_of_the_logits_of_preprocessed_pictures(loaded, pictures, expected):
     probabilities = loaded.predict(pictures)
     assert_close(probabilities, expected)
@@ -143,9 +140,6 @@ def test_a_camera_held_upright_is_seen_upright_from_a_path_and_from_pil(loaded, 
     assert np.abs(upright - loaded.predict(pictures[1])).max() > 1e-3
     assert_close(loaded.predict(tmp_path / "turned.png"), upright)
     assert_close(loaded.predict(Image.open(tmp_path / "turned.png")), upright)
-
-
-# Pictures that cannot be read
 
 
 def jpeg(path: pathlib.Path, share: float) -> pathlib.Path:
@@ -203,9 +197,6 @@ def test_no_pictures_are_an_error(loaded):
             loaded.predict(nothing)
 
 
-# Vectors, tokens, attention
-
-
 def test_embed_logits_and_features_are_those_of_the_module(loaded, pictures):
     variables, module = loaded.weights.variables, loaded.module
     x = preprocessed(pictures)
@@ -239,9 +230,6 @@ def test_without_a_classifier_there_are_vectors_only(pictures):
     vectors = loaded.embed(pictures[:2])
     assert vectors.shape == (2, 8)
     assert_close(loaded.logits(preprocessed(pictures[:2])), vectors, 1e-4)
-
-
-# Image size
 
 
 def resized_variables(weights, old, new):
@@ -321,9 +309,6 @@ def test_weights_of_an_unknown_size_are_read_again_where_they_do_not_fit():
     assert loaded.weights.image_size == loaded.preprocessing.size == (8, 8)
 
 
-# Loading
-
-
 def test_load_model_of_a_folder_is_the_model_that_was_written(folder, loaded, pictures, expected):
     again = load_model(str(folder))
     assert again.preprocessing == SEEN
@@ -358,9 +343,6 @@ def test_weights_that_do_not_tell_their_image_size_ask_for_it(pictures):
     loaded = load_model(file, heads=2, image_size=(32, 48))
     assert loaded.preprocessing.size == (32, 48)
     assert loaded.predict(pictures[:2]).shape == (2, 5)
-
-
-# Merged tokens
 
 
 def test_merged_tokens_lie_on_the_image(folder):

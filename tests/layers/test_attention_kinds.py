@@ -66,9 +66,6 @@ def written_out(kind, arrays, layout=LAYOUT, **told):
     return weights, np.einsum("bhqk,bkhd->bqhd", weights, value)
 
 
-# The definitions
-
-
 def same_window(side, window, step):
     """Returns for each two places of a side whether a border lies between them."""
     borders = [place for place in range(side) if place and (place - step) % window == 0]
@@ -190,9 +187,6 @@ def test_linear_is_the_explicit_product_of_its_kernel(heads, sized):
     np.testing.assert_allclose(mixed(Linear(), arrays, sizes=sizes), values, rtol=1e-5, atol=1e-6)
 
 
-# The limits
-
-
 LIMITS = {
     "a window as large as the grid": (Local(window=7), LAYOUT),
     "shifted": (Local(window=9, shift=True), ODD),
@@ -235,9 +229,6 @@ def test_random_features_are_orthogonal_in_blocks_and_as_long_as_normal_vectors(
     np.testing.assert_allclose(directions.mean(0), 0, atol=0.05)
     np.testing.assert_allclose(directions.T @ directions / 5000, np.eye(8), atol=0.1)
     np.testing.assert_array_equal(orthogonal_directions(64, 8), directions[:64])
-
-
-# What is shown, dropped and counted
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -303,9 +294,6 @@ def test_growth_with_the_tokens(name, power):
     kind = attention_kind(name, "none", {})
     small, large = (kind.cost((side, side), 0, 3, 64).flops for side in (49, 196))
     assert abs(np.log(large / small) / np.log(16) - power) < 0.1
-
-
-# What does not fit
 
 
 @pytest.mark.parametrize("name", ["local", "axial", "sparse"])

@@ -64,9 +64,6 @@ def test_unknown_gelu_is_an_error():
         jax.eval_shape(Mlp(6, "relu").init, jax.random.key(0), jnp.ones((1, 1, 4)))
 
 
-# SwiGLU
-
-
 def plain_swiglu(x, params):
     gate = x @ params["gate"]["kernel"] + params["gate"]["bias"]
     hidden = x @ params["dense_0"]["kernel"] + params["dense_0"]["bias"]

@@ -54,9 +54,6 @@ def of_patches(prefix, patches):
     return np.full(2, prefix + patches, np.float32)
 
 
-# The matching
-
-
 @pytest.mark.parametrize(
     ("count", "patches", "prefix"),
     [(1, 8, 0), (3, 9, 0), (4, 8, 1), (3, 9, 1), (4, 9, 3), (100, 9, 0), (100, 8, 1), (1, 2, 1), (1, 1, 3)],
@@ -133,9 +130,6 @@ def test_bfloat16_keeps_its_type_and_float32_sizes(normal):
     assert set(np.unique(x.sizes)) <= {1.0, 2.0, 3.0, 4.0}
 
 
-# Tokens that stand for several
-
-
 def repeated(tokens, sizes):
     """Returns the tokens of one image, each as often as its size says."""
     return np.repeat(np.asarray(tokens), np.asarray(sizes, int), axis=1)
@@ -176,8 +170,6 @@ def test_bias_of_the_scores_and_all_gradients(check_against_float64, normal, dty
     tolerance = 1e-5 if dtype == "float32" else 3e-2
     check_against_float64(ours, plain, *arguments, normal(2, 5), dtype=dtype, tolerance=tolerance)
 
-
-# Blocks in a row
 
 FIELDS = {"depth": 3, "heads": 2, "mlp_dim": 6}
 

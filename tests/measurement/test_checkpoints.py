@@ -174,9 +174,6 @@ def test_products_of_a_convolution_and_of_an_open_batch():
     assert dtype == "float32"
 
 
-# ONNX
-
-
 @pytest.fixture(scope="module")
 def onnx_folder(tmp_path_factory):
     pytest.importorskip("jax2onnx", reason="needs the extra 'onnx'")

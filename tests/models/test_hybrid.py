@@ -46,9 +46,6 @@ def test_published_sizes(name, count, stride):
     assert params["position_embed"]["embedding"].shape[1] == 1 + (224 // stride) ** 2
 
 
-# The ResNet
-
-
 def plain_conv_and_norm(x, params, suffix, stride=1):
     norm = params[f"norm_{suffix}"]
     return group_norm(standardised_conv(x, params[f"conv_{suffix}"]["kernel"], stride), norm["scale"], norm["bias"])
@@ -107,9 +104,6 @@ def test_stages_double_the_channels_and_all_but_the_first_halve_the_sides():
     assert [params[f"stage_{i}"]["unit_0"]["conv_1"]["kernel"].shape[-1] for i in range(3)] == [64, 128, 256]
     assert params["stage_1"]["unit_0"]["conv_proj"]["kernel"].shape == (1, 1, 256, 512)
     assert "conv_proj" not in params["stage_1"]["unit_1"]
-
-
-# The whole model
 
 
 @pytest.mark.parametrize(

@@ -93,9 +93,6 @@ def test_image_that_the_patch_does_not_divide_is_an_error(variables):
         apply(variables, IMAGES[:, :, :10])
 
 
-# Intermediates
-
-
 @pytest.mark.parametrize("scan_layers", [False, True])
 def test_intermediates_are_counted_from_either_end(variables, scan_layers):
     model = tiny(scan_layers=scan_layers)
@@ -114,9 +111,6 @@ def test_intermediate_of_an_unknown_layer_is_an_error(variables, layer):
         apply(variables, IMAGES, method="intermediates", layers=(0, layer))
 
 
-# Types
-
-
 def test_bfloat16_compute_keeps_parameters_and_logits_in_float32(variables):
     model = tiny(dtype="bfloat16")
     tree = jax.eval_shape(model.init_with_output, jax.random.key(0), IMAGES)
@@ -129,9 +123,6 @@ def test_bfloat16_compute_keeps_parameters_and_logits_in_float32(variables):
 def test_param_dtype_reaches_every_parameter():
     params = jax.eval_shape(tiny(param_dtype="bfloat16").init, jax.random.key(0), IMAGES)
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("bfloat16")}
-
-
-# Training
 
 
 def test_training_at_rate_zero_is_evaluation_and_needs_no_key(variables):

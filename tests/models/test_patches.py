@@ -43,9 +43,6 @@ def logits(model, variables, images=IMAGES, **named):
         return apply(model, variables, images, **named)
 
 
-# Limits
-
-
 @pytest.mark.parametrize(
     "fields",
     [
@@ -145,9 +142,6 @@ def test_images_of_another_size(kind):
     assert np.isfinite(logits(model, variables, larger)).all()
 
 
-# Training
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_are_finite_in_bfloat16(kind):
     """And reach what makes the tokens; running statistics move where there are batch norms."""
@@ -240,9 +234,6 @@ def test_64_digits_are_learned_by_heart(kind):
     fields = {"width": 32, "mlp_dim": 64, "num_classes": 10}
     steps = {"hybrid": 40}.get(kind, STEPS)  # each takes a second, and it needs few
     assert accuracy_by_heart(tiny(**{**BY_HEART[kind], **fields}), steps) == 1.0
-
-
-# What makes no sense
 
 
 @pytest.mark.parametrize(

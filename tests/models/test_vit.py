@@ -76,9 +76,6 @@ def test_published_sizes_of_dinov2(name, fields, count):
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == count
 
 
-# Tokens and positions
-
-
 @pytest.mark.parametrize(
     ("fields", "order"),
     [
@@ -153,9 +150,6 @@ def test_image_may_have_any_size_that_the_patch_divides(run):
 def test_image_that_the_patch_does_not_divide_is_an_error():
     with pytest.raises(ValueError, match="image height 10 is not a multiple of patch height 4"):
         jax.eval_shape(tiny().init, jax.random.key(0), np.ones((1, 10, 8, 3), np.float32))
-
-
-# Pooling and head
 
 
 def test_pooling_takes_cls_or_the_mean_of_the_patches_alone(random_params):
@@ -278,9 +272,6 @@ def test_without_classes_the_answer_is_the_embedding(random_params):
     np.testing.assert_allclose(answer, embedding, rtol=1e-6)
 
 
-# Intermediates
-
-
 @pytest.mark.parametrize("scan_layers", [False, True])
 def test_intermediates_are_counted_from_either_end(random_params, scan_layers):
     model = tiny(scan_layers=scan_layers)
@@ -305,9 +296,6 @@ def test_intermediate_of_an_unknown_layer_is_an_error(layer):
         jax.eval_shape(lambda key: tiny().init(key, IMAGES, (0, layer), method="intermediates"), jax.random.key(0))
 
 
-# Types
-
-
 @pytest.mark.parametrize("fields", [{}, {"scan_layers": True}, {"pool": "gap", "head": "mlp"}, {"pool": "map"}])
 def test_bfloat16_compute_keeps_parameters_and_logits_in_float32(fields):
     model = tiny(dtype="bfloat16", qk_norm=True, layer_scale=0.1, registers=1, **fields)
@@ -326,9 +314,6 @@ def test_param_dtype_reaches_every_parameter(pool):
 def test_bfloat16_logits_are_near_those_of_float32(run):
     exact = run({}, IMAGES)
     np.testing.assert_allclose(run({"dtype": "bfloat16"}, IMAGES), exact, atol=0.05 * np.abs(exact).max())
-
-
-# Training
 
 
 def test_training_without_dropout_is_evaluation_and_needs_no_key(run):

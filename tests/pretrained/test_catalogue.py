@@ -70,9 +70,6 @@ def index(cache):
     return path
 
 
-# The table.
-
-
 @pytest.mark.parametrize("name", FIXED)
 def test_every_name_has_a_well_formed_address(name):
     entry = published(name)
@@ -146,9 +143,6 @@ def test_addresses_are_recognised_however_they_are_written():
     assert published_at("facebook/dinov2-small@main") == published("dinov2_s14")
     assert published_at("https://storage.googleapis.com/vit_models/imagenet21k/other.npz") is None
     assert published_at("org/name") is None
-
-
-# AugReg.
 
 
 def test_a_bare_model_is_the_best_on_imagenet_21k(index):

@@ -32,9 +32,6 @@ def refused(address: str) -> str:
     return str(error.value)
 
 
-# The cache.
-
-
 def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
     assert cache_directory() == tmp_path / "cache"
     monkeypatch.delenv("VIT_JAX_CACHE")
@@ -90,9 +87,6 @@ def test_the_page_about_a_file_means_the_file():
 def test_what_names_no_file_is_refused(address):
     with pytest.raises(UserError, match="is no address"):
         fetch(address)
-
-
-# Files.
 
 
 def test_a_file_comes_once(web, cache):
@@ -225,9 +219,6 @@ def _first_line(processes: list[subprocess.Popen]) -> str:
         threading.Thread(target=read, args=(process,), daemon=True).start()
     assert ready.wait(60)
     return lines[0]
-
-
-# Failures.
 
 
 def test_what_is_not_there_is_said(web, cache):

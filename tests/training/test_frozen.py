@@ -116,8 +116,6 @@ def test_sharded_and_in_micro_batches_it_learns_the_same(monkeypatch):
     np.testing.assert_array_equal(frozen, before["encoder"]["block_0"]["mlp"]["dense_0"]["kernel"])
 
 
-# Names.
-
 TREE = {"encoder": {"block_0": {"kernel": 1, "bias": 2}}, "head": {"kernel": 3}, "cls": 4}
 
 

@@ -55,9 +55,6 @@ def assert_same(one: dict, other: dict) -> None:
         np.testing.assert_array_equal(one[name], other[name], err_msg=name)
 
 
-# The factors and their sum.
-
-
 def test_factors_mirror_their_kernels_as_matrices():
     params = base()
     factors = flat(with_lora(jax.random.key(0), params, lora_config())["lora"])
@@ -148,8 +145,7 @@ def test_frozen_factors_are_refused(pattern):
         experiment_of(lora__rank=2, optimizer__frozen=pattern)
 
 
-# Training. The rate is high, so that a few steps move the factors well away from zero.
-
+# At this rate a few steps move the factors well away from zero.
 KEYS = {"lora__rank": 2, "optimizer__lr": 0.05, "optimizer__weight_decay": 0.1}
 
 

@@ -247,8 +247,6 @@ TIMM = Layout(
     allowed={**ALLOWED, "gelu": ("exact",), "norm_epsilon": (1e-6,)},
 )
 
-# Hugging Face.
-
 HUGGINGFACE_NAMES = {
     "patches": "embeddings.patch_embeddings.projection",
     "cls": "embeddings.cls_token",

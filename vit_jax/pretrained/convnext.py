@@ -289,8 +289,6 @@ TIMM = Layout(
     notes=timm_notes,
 )
 
-# Hugging Face.
-
 HUGGINGFACE_NAMES = {
     "patches": "embeddings.patch_embeddings",
     "patches_norm": "embeddings.layernorm",

@@ -235,8 +235,6 @@ TIMM = Layout(
     },
 )
 
-# Hugging Face.
-
 HUGGINGFACE_NAMES = {
     "stem": "conv_stem",
     "conv": "convolution",

@@ -128,8 +128,6 @@ TIMM = Layout(
     allowed={"stem_width": (64,), "small_stem": (False,), "downsample_first": (False,), "stride_first": (False,)},
 )
 
-# Hugging Face.
-
 HUGGINGFACE_BLOCK = r"encoder\.stages\.(\d+)\.layers\.(\d+)\."
 FIRST = "encoder.stages.0.layers.0"
 

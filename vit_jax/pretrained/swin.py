@@ -307,8 +307,6 @@ TIMM = Layout(
     allowed={"norm_epsilon": (1e-5,)},
 )
 
-# Hugging Face.
-
 HUGGINGFACE_NAMES = {
     "patches": "embeddings.patch_embeddings.projection",
     "patch_norm": "embeddings.norm",
