@@ -12,7 +12,7 @@ epochs: Muon on the encoder's matrices; in a trial it was 4 to 6 points ahead of
     python -m vit_jax.main --config=configs/cifar10.py:swin --config.data.dir=DIR
 
 One of `vit`, `deit`, `swin`, `convnext`, `resnet18`, `cct`: models of 0.5 to 0.7 million parameters with the same
-settings throughout (AdamW, 50 epochs, float32), small enough for a CPU, made to be compared (`python -m vit_jax.compare`).
+settings throughout (AdamW, 50 epochs, float32), small enough for a CPU, made for `python -m vit_jax.compare`.
 ResNet-18 has a quarter of its usual channels, as its 11M parameters and 1.1 GFLOP an image would be no match for the
 others.
 `deit` is `vit` with a distillation token, and needs a teacher: --config.distill.teacher=runs/cifar10-resnet18.
