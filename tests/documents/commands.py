@@ -21,7 +21,7 @@ from PIL import Image
 from tests.documents.readme import NEEDS, ROOT, TEST_COMMAND, WITH, Block, blocks, commands
 
 LONGEST = 1800
-"""Seconds after which a command is given up."""
+"""Seconds after which a command is given up, with status 124."""
 
 
 def sample_folder(root: pathlib.Path) -> pathlib.Path:
@@ -46,7 +46,7 @@ def lacking(block: Block, flags: argparse.Namespace) -> str | None:
     if block.mark == TEST_COMMAND and not flags.tests:
         return "--tests"
     there = {"network": flags.network, "accelerator": flags.accelerator, "data": flags.data_dir}
-    needs = block.mark.removeprefix(NEEDS).split(" and ") if block.mark.startswith(NEEDS) else []
+    needs = block.said(NEEDS).split(" and ") if block.said(NEEDS) else []
     unknown = set(needs) - set(there)
     if unknown:
         raise SystemExit(f"README.md, line {block.line}: what is {sorted(unknown)}?")
@@ -57,9 +57,8 @@ def filled(command: str, block: Block, words: dict[str, str]) -> str:
     """Returns a command with the words in capitals replaced, and what its block is tried with added."""
     for word, value in words.items():
         command = command.replace(word, value)
-    if block.mark.startswith(WITH) and "vit_jax.main" in command:
-        command = command.replace("vit_jax.main", f"vit_jax.main {block.mark.removeprefix(WITH)}")
-    return command
+    ending = f" {block.said(WITH)}" if block.said(WITH) else ""
+    return "\n".join(line + ending if "vit_jax.main" in line else line for line in command.splitlines())
 
 
 def main() -> int:
@@ -87,10 +86,8 @@ def main() -> int:
                     print(f"not run, needs {need}: {command}", flush=True)
                     continue
                 begun = time.perf_counter()
-                done = subprocess.run(
-                    ["bash", "-c", filled(command, block, words)],
-                    cwd=clone, env=environment, capture_output=True, text=True, timeout=LONGEST,
-                )  # fmt: skip
+                whole = ["timeout", str(LONGEST), "bash", "-c", filled(command, block, words)]
+                done = subprocess.run(whole, cwd=clone, env=environment, capture_output=True, text=True)
                 print(f"{done.returncode}  {time.perf_counter() - begun:6.1f} s  {command}", flush=True)
                 if done.returncode:
                     failed += 1

@@ -12,10 +12,10 @@ TEST_COMMAND = "test command"
 """The mark of the block that `.ci/run` runs."""
 
 NEEDS = "needs "
-"""How the mark of a block begins whose commands do not run everywhere; what they need follows."""
+"""How a part of a mark begins where commands do not run everywhere; what they need follows, with " and " between."""
 
 WITH = "tried with "
-"""How the mark of a block begins whose commands are tried with further words, which follow, to end sooner."""
+"""How a part of a mark begins where commands are tried with further words, which follow, to end sooner."""
 
 
 class Block(NamedTuple):
@@ -23,7 +23,7 @@ class Block(NamedTuple):
 
     Attributes:
       language: as the fence says it, such as `sh` or `python`.
-      mark: the text of a comment on the line before the fence, "" where there is none.
+      mark: the text of a comment on the line before the fence, "" where there is none; "; " stands between its parts.
       code: the text inside.
       line: of README.md on which it begins.
     """
@@ -32,6 +32,15 @@ class Block(NamedTuple):
     mark: str
     code: str
     line: int
+
+    @property
+    def parts(self) -> list[str]:
+        """What the mark says, one by one."""
+        return self.mark.split("; ") if self.mark else []
+
+    def said(self, beginning: str) -> str:
+        """Returns what follows in the part of the mark that begins so, "" where none does."""
+        return next((part.removeprefix(beginning) for part in self.parts if part.startswith(beginning)), "")
 
 
 FENCE = re.compile(

@@ -38,7 +38,7 @@ def test_modules_that_it_runs_exist():
 
 def test_marks_are_known():
     for block in blocks(TEXT):
-        assert block.mark == "" or block.mark == TEST_COMMAND or block.mark.startswith((NEEDS, WITH)), block.line
+        assert all(part == TEST_COMMAND or part.startswith((NEEDS, WITH)) for part in block.parts), block.line
 
 
 @pytest.mark.parametrize(("module", "words"), CALLS, ids=lambda value: value if isinstance(value, str) else "")
