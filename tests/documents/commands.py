@@ -43,7 +43,7 @@ def fresh_clone(folder: pathlib.Path) -> pathlib.Path:
 
 def lacking(block: Block, flags: argparse.Namespace) -> str | None:
     """Returns what a block needs and is not there, or None."""
-    if block.mark == TEST_COMMAND and not flags.tests:
+    if TEST_COMMAND in block.parts and not flags.tests:
         return "--tests"
     there = {"network": flags.network, "accelerator": flags.accelerator, "data": flags.data_dir}
     needs = block.said(NEEDS).split(" and ") if block.said(NEEDS) else []
