@@ -41,8 +41,6 @@ def test_what_is_committed(path):
     assert path.stat().st_size < MOST_BYTES
     assert "QUICK = False" in source(parameters(notebook))
     code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
-    if not any(cell["outputs"] for cell in code):
-        pytest.skip(f"{path.name} holds no outputs: it was not run since it was changed")
     assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
     outputs = [output for cell in code for output in cell["outputs"]]
     assert any("image/png" in output.get("data", {}) for output in outputs)
