@@ -13,8 +13,9 @@ import pytest  # noqa: E402
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_default_matmul_precision", "highest")
 # Many tests build the same small run: what one has compiled, the next ones load, and those of other processes.
+# The folder goes when the process that made it ends.
 if "VIT_JAX_TESTS_CACHE" not in os.environ:
-    CACHE = tempfile.TemporaryDirectory(prefix="vit_jax_tests_")  # goes when the process that made it ends
+    CACHE = tempfile.TemporaryDirectory(prefix="vit_jax_tests_", ignore_cleanup_errors=True)
     os.environ["VIT_JAX_TESTS_CACHE"] = CACHE.name
 jax.config.update("jax_compilation_cache_dir", os.environ["VIT_JAX_TESTS_CACHE"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
