@@ -106,15 +106,18 @@ def test_the_small_models_of_cifar10_are_of_one_size_and_differ_in_the_model_alo
     assert 0.5e6 < parameter_count(variables["params"]) < 0.75e6
     assert model_flops(model, variables, (32, 32)).flops < 0.12e9
     other = {key for key, value in flatten(config).items() if flatten(plain).get(key) != value}
-    others = {key.partition(".")[0] for key in other} - {"model"}
-    assert others == ({"distill"} if name == "deit" else set())
+    distillation = {"distill.place", "distill.kind", "distill.temperature"}
+    assert {key for key in other if not key.startswith("model.")} == (distillation if name == "deit" else set())
 
 
 def test_a_distilled_recipe_wants_its_teacher():
-    for spec in ("cifar10.py:deit", "deit_s16.py:distilled"):
+    for spec, said in (
+        ("cifar10.py:deit", r"kind is set to 'soft'"),
+        ("deit_s16.py:distilled", r"place is set to 'token'"),
+    ):
         config = resolve(load_config(f"{ROOT}/configs/{spec}"))
         assert architecture(config.model.name).module is DistilledVisionTransformer
-        with pytest.raises(UserError, match=r"distill\.\w+ is set to '\w+', but distill\.teacher names no teacher"):
+        with pytest.raises(UserError, match=rf"distill\.{said}, but distill\.teacher names no teacher"):
             load_teacher(config, 10)
 
 
