@@ -3,11 +3,12 @@
 import csv
 import io
 import json
+import pathlib
 
 import pytest
 from PIL import Image
 
-from tests.comparison.examples import workdir
+from tests.comparison.examples import STEPS, workdir
 from vit_jax.compare import main
 
 
@@ -62,6 +63,35 @@ def test_csv_has_the_rows_and_says_the_notes_elsewhere(capsys, runs):
     first, second = csv.DictReader(io.StringIO(printed.out))
     assert (first["name"], float(first["top1"]), second["top1_std"]) == ("vit", pytest.approx(0.75), "")
     assert "short is left out" in printed.err
+
+
+def test_rows_of_the_same_name_are_told_apart(capsys, tmp_path):
+    same = [workdir(tmp_path / "x", "run"), workdir(tmp_path / "y", "run", model__width=32)]
+    assert main([*same, "--format=csv"]) == 0
+    assert [row["name"] for row in csv.DictReader(io.StringIO(capsys.readouterr().out))] == ["x/run", "y/run"]
+
+
+def damaged(folder: pathlib.Path) -> str:
+    """Returns a run whose only checkpoint does not tell what was trained."""
+    place = workdir(folder, "damaged")
+    (pathlib.Path(place) / "checkpoints" / str(STEPS) / "run" / "metadata").write_bytes(b"\xff")
+    return place
+
+
+def test_a_damaged_run_is_named_and_left_out(capsys, runs, tmp_path):
+    place = damaged(tmp_path)
+    assert main([place, *runs[:2]]) == 0
+    *_, note = capsys.readouterr().out.splitlines()
+    assert note.startswith(f"note: {place} is left out: it cannot be read (no checkpoint can be read: ")
+
+
+def test_damaged_and_unfinished_runs_alone_are_one_line(capsys, runs, tmp_path):
+    place = damaged(tmp_path)
+    assert main([place, runs[3]]) == 1
+    printed = capsys.readouterr()
+    (line,) = printed.err.splitlines()
+    assert printed.out == ""
+    assert line.startswith(f"vit_jax: no run is finished: short is at step 4 of 12; {place} cannot be read (")
 
 
 def test_picture(capsys, runs, tmp_path):

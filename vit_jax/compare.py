@@ -29,14 +29,14 @@ def run(flags: argparse.Namespace) -> None:
     Raises:
       UserError: a folder is no run, none of them is finished, or the picture cannot be written.
     """
-    from vit_jax.comparison.finished import read_run
+    from vit_jax.comparison.finished import read_runs
     from vit_jax.comparison.picture import require_picture, write_picture
     from vit_jax.comparison.rows import rows_of
     from vit_jax.comparison.table import FORMATS
 
     if flags.out is not None:
         require_picture(flags.out)
-    rows, notes = rows_of([read_run(workdir) for workdir in flags.runs])
+    rows, notes = rows_of(*read_runs(flags.runs))
     print(FORMATS[flags.format](rows, notes))
     if flags.format == "csv":
         for note in notes:

@@ -95,6 +95,45 @@ def test_names_lose_their_seeds_alone(tmp_path):
     assert name_of("ours", "theirs") == "ours"
 
 
+def named(folder: pathlib.Path, *groups: tuple[str, ...]) -> list[tuple[str, tuple[str, ...]]]:
+    """Returns the names and members of rows: each group of paths is of one config, with the seeds from 0."""
+    example = read_run(workdir(folder, "example"))
+    runs = []
+    for rate, group in enumerate(groups):
+        for seed, path in enumerate(group):
+            config = example.config | {"optimizer.lr": rate, "seed": seed}
+            name = pathlib.PurePath(path).name
+            runs.append(dataclasses.replace(example, name=name, path=f"/runs/{path}", config=config))
+    return [(row.name, row.members) for row in rows_of(runs)[0]]
+
+
+def test_rows_of_folders_with_the_same_name_are_told_apart(tmp_path):
+    assert named(tmp_path / "1", ("x/run",), ("y/run",)) == [("x/run", ("x/run",)), ("y/run", ("y/run",))]
+    assert [name for name, _ in named(tmp_path / "2", ("p/x/run",), ("q/x/run",), ("y/run",), ("other",))] == [
+        "p/x/run",
+        "q/x/run",
+        "y/run",
+        "other",
+    ]
+    seeds = named(tmp_path / "3", ("x/vit-0", "x/vit-1"), ("y/vit-0", "y/vit-1"))
+    assert seeds == [("x/vit", ("x/vit-0", "x/vit-1")), ("y/vit", ("y/vit-0", "y/vit-1"))]
+    numbers = named(tmp_path / "4", ("vit/0", "vit/1"), ("wide/0", "wide/1"))
+    assert [name for name, _ in numbers] == ["vit", "wide"]
+
+
+def test_seeds_in_folders_with_the_same_name_are_told_apart_in_their_row(tmp_path):
+    assert named(tmp_path, ("x/resnet18", "y/resnet18")) == [("resnet18", ("x/resnet18", "y/resnet18"))]
+
+
+def test_rows_that_folders_do_not_tell_apart_are_called_as_their_runs(tmp_path):
+    assert [name for name, _ in named(tmp_path / "1", ("vit-0", "vit-1"), ("vit-2", "vit-3"), ("vit",))] == [
+        "vit-0, vit-1",
+        "vit-2, vit-3",
+        "vit",
+    ]
+    assert [name for name, _ in named(tmp_path / "2", ("x/run", "z/run"), ("y/run",))] == ["x/run, z/run", "y/run"]
+
+
 def unfinished(folder: pathlib.Path, **keys) -> Run:
     return read_run(workdir(folder, "short", step=8, **keys))
 

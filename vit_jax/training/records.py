@@ -12,29 +12,48 @@ from tensorboardX.proto import event_pb2
 from tensorboardX.summary import scalar
 
 from vit_jax.errors import explained_writes
+from vit_jax.training.saved import say
 
 METRICS_FILE = "metrics.jsonl"
 
 
 def read_metrics(workdir: str) -> list[dict]:
-    """Returns the records of a run, oldest first; a last line that was cut off by a kill is left out."""
+    """Returns the records of a run, oldest first, up to the first line that is none."""
+    return sound_records(workdir)[0]
+
+
+def sound_records(workdir: str) -> tuple[list[dict], int | None]:
+    """Returns the records up to the first line that is none, and the number of that line, from 1.
+
+    The number is None where there is no such line, or where it is one that a kill has cut off: a last one without end.
+    """
     path = pathlib.Path(workdir) / METRICS_FILE
+    lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
     records = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            break
-        if not isinstance(record, dict) or "step" not in record:
+    for line in lines:
+        record = _record(line)
+        if record is None:
             break
         records.append(record)
-    return records
+    return records, len(records) + 1 if len(records) < len(lines) - 1 else None
+
+
+def _record(line: bytes) -> dict | None:
+    """Returns what a line holds, or None where that is no record."""
+    try:
+        record = json.loads(line.decode())
+    except (ValueError, RecursionError):  # no UTF-8, no JSON, or lists in lists without end
+        return None
+    return record if isinstance(record, dict) and type(record.get("step")) is int else None
 
 
 def cut_metrics(workdir: str, step: int) -> None:
     """Removes the records after a step, atomically: what a continued run will write again."""
-    kept = [record for record in read_metrics(workdir) if record["step"] <= step]
+    records, damaged = sound_records(workdir)
+    kept = [record for record in records if record["step"] <= step]
     path = pathlib.Path(workdir) / METRICS_FILE
+    if damaged is not None:
+        say(f"{path} is damaged at line {damaged}: what it held from there on is dropped")
     if path.exists():
         write_whole(path, "".join(json.dumps(record) + "\n" for record in kept))
 
