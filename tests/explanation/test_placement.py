@@ -15,16 +15,17 @@ def observed(family, **fields):
     return Observation(model, model.preprocessing.normalised(pictures(model)))
 
 
-@pytest.mark.parametrize("shift_padded", [False, True])
+@pytest.mark.parametrize("square_windows", [False, True])
 @pytest.mark.parametrize("shifted", [False, True])
 @pytest.mark.parametrize("sides", [(6, 9), (7, 10), (3, 8), (2, 2)])
-def test_windows_hold_the_places_that_a_loop_finds(sides, shifted, shift_padded):
+def test_windows_hold_the_places_that_a_loop_finds(sides, shifted, square_windows):
     """A place moves up and left by the shift, round the map (or the padded one), and falls into a window."""
-    found = window_places(sides, 3, shifted, shift_padded)
-    sizes = [min(3, side) for side in sides]
-    shifts = [1 if shifted and side > size else 0 for side, size in zip(sides, sizes, strict=True)]
+    found = window_places(sides, 3, shifted, square_windows)
+    by = [min(sides)] * 2 if square_windows else sides
+    sizes = [min(3, side) for side in by]
+    shifts = [1 if shifted and side > size else 0 for side, size in zip(by, sizes, strict=True)]
     padded = [-(-side // size) * size for side, size in zip(sides, sizes, strict=True)]
-    round_what = padded if shift_padded else sides
+    round_what = padded if square_windows else sides
     expected = np.full_like(found, NOWHERE)
     assert len(found) == padded[0] // sizes[0] * (padded[1] // sizes[1])
     for row in range(sides[0]):

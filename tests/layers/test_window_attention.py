@@ -74,14 +74,29 @@ def naive(variables, x, bias, window, shift, padded_first):
     return result
 
 
-@pytest.mark.parametrize("padded_first", [False, True])
-@pytest.mark.parametrize(("sides", "window", "shifted"), [((4, 4), 2, True), ((5, 6), 3, True), ((5, 4), 3, False)])
-def test_is_the_definition(variables, sides, window, shifted, padded_first):
+@pytest.mark.parametrize(
+    ("sides", "fields", "size", "shift"),
+    [
+        ((4, 4), {"window": 2, "shifted": True}, (2, 2), (1, 1)),
+        ((5, 6), {"window": 3, "shifted": True}, (3, 3), (1, 1)),
+        ((5, 4), {"window": 3}, (3, 3), (0, 0)),
+        ((2, 5), {"window": 3, "shifted": True}, (2, 3), (0, 1)),
+        ((2, 7), {"window": 5, "shifted": True, "deciding_rows": 3}, (3, 3), (0, 0)),
+        ((4, 4), {"window": 2, "shifted": True, "square_windows": True}, (2, 2), (1, 1)),
+        ((5, 6), {"window": 3, "shifted": True, "square_windows": True}, (3, 3), (1, 1)),
+        ((5, 4), {"window": 3, "square_windows": True}, (3, 3), (0, 0)),
+        ((3, 7), {"window": 3, "shifted": True, "square_windows": True}, (3, 3), (0, 0)),
+        ((5, 2), {"window": 3, "shifted": True, "square_windows": True}, (2, 2), (0, 0)),
+        ((4, 7), {"window": 3, "shifted": True, "square_windows": True, "deciding_rows": 3}, (3, 3), (0, 0)),
+        ((2, 5), {"window": 3, "shifted": True, "square_windows": True, "deciding_rows": 8}, (3, 3), (1, 1)),
+    ],
+)
+def test_is_the_definition(variables, sides, fields, size, shift):
+    """Of windows and shifts that are written out; square ones shift what was padded first."""
     x = normal(2, *sides, WIDTH)
-    size, shift = window_of(sides, window, shifted)
     bias = normal(HEADS, size[0] * size[1], size[0] * size[1])
-    found = attended(variables, x, bias[None], window=window, shifted=shifted, shift_padded=padded_first)
-    expected = naive(variables, x, bias, size, shift, padded_first)
+    found = attended(variables, x, bias[None], **fields)
+    expected = naive(variables, x, bias, size, shift, padded_first="square_windows" in fields)
     np.testing.assert_allclose(found, expected, atol=2e-5 * np.abs(expected).max())
 
 
@@ -90,6 +105,14 @@ def test_windows_shrink_to_small_maps_and_are_then_not_shifted():
     assert window_of((14, 14), 7, False) == ((7, 7), (0, 0))
     assert window_of((7, 14), 7, True) == ((7, 7), (0, 3))
     assert window_of((4, 9), 7, True) == ((4, 7), (0, 3))
+
+
+def test_square_windows_are_those_of_the_smaller_side_or_of_other_rows():
+    assert window_of((14, 16), 7, True, square_windows=True) == ((7, 7), (3, 3))
+    assert window_of((7, 14), 7, True, square_windows=True) == ((7, 7), (0, 0))
+    assert window_of((9, 4), 7, True, square_windows=True) == ((4, 4), (0, 0))
+    assert window_of((4, 9), 7, True, square_windows=True, deciding_rows=8) == ((7, 7), (3, 3))
+    assert window_of((14, 14), 7, True, square_windows=True, deciding_rows=5) == ((5, 5), (0, 0))
 
 
 def test_windows_are_split_and_joined():

@@ -76,6 +76,38 @@ def test_parameters_of_version_2_are_those_of_every_image(of_version):
 
 
 @pytest.mark.parametrize("version", [1, 2])
+def test_images_that_the_patch_does_not_divide_are_padded_where_hugging_face_does_it(of_version, version):
+    padded = np.pad(IMAGES[:, :11, :19], ((0, 0), (0, 1), (0, 1), (0, 0)))
+    model = tiny(version=version, square_windows=True)
+    found = apply(model, of_version[version], IMAGES[:, :11, :19])
+    np.testing.assert_array_equal(found, apply(model, of_version[version], padded))
+    assert model.maps_sides((11, 19)) == [(6, 10), (3, 5)]
+    with pytest.raises(ValueError, match="image height 11 is not a multiple of patch height 2"):
+        apply(tiny(version=version), of_version[version], IMAGES[:, :11, :19])
+
+
+def test_what_decides_about_windows_of_each_stage():
+    """Maps of 6x10 and 3x5 places: Hugging Face has shifts on both sides or none, and may go by other rows."""
+    size, depths = (12, 20), (2, 2)
+    assert tiny(depths=depths).windows(size) == [((3, 3), (1, 1), False), ((3, 3), (0, 1), False)]
+    square = {"depths": depths, "square_windows": True}
+    assert tiny(**square).windows(size) == [((3, 3), (1, 1), True), ((3, 3), (0, 0), False)]
+    assert tiny(**square).windows((12, 24)) == [((3, 3), (1, 1), False), ((3, 3), (0, 0), False)]
+    assert tiny(**square, deciding_rows=4).windows(size) == [((3, 3), (1, 1), True), ((3, 3), (1, 1), True)]
+    assert tiny(**square, deciding_rows=(3, 2)).windows(size) == [((3, 3), (0, 0), False), ((2, 2), (0, 0), False)]
+
+
+@pytest.mark.parametrize("rows", [4, (9, 1)])
+def test_deciding_rows_reach_the_blocks(of_version, rows):
+    """Version 2's bias depends on the windows too; the second stage's maps have 3 rows and one block."""
+    model = tiny(version=2, square_windows=True, deciding_rows=rows)
+    maps = attention_maps(model, of_version[2], IMAGES)
+    windows = [sizes for sizes, _, _ in model.windows((12, 20))]
+    assert windows == [(3, 3), (3, 3) if rows == 4 else (1, 1)]
+    assert [one.shape[-1] for one in maps] == [9, 9, windows[1][0] ** 2]
+
+
+@pytest.mark.parametrize("version", [1, 2])
 def test_patches_are_merged_in_columns(version):
     x = np.random.default_rng(0).normal(size=(1, 3, 4, 2)).astype(np.float32)
     model = PatchMerging(4, version)
@@ -167,6 +199,7 @@ def test_bfloat16(of_version, version):
         ({"window_size": 0}, "window_size must be one number, or one for each of 2 stages, from 1 up, not 0"),
         ({"window_size": (3, 3, 3)}, "window_size must be one number, or one for each of 2 stages"),
         ({"trained_window": -1}, "trained_window must be one number"),
+        ({"deciding_rows": (3,)}, "deciding_rows must be one number, or one for each of 2 stages, from 0 up"),
         ({"mlp_ratio": 0.0}, "mlp_ratio 0.0 must be positive"),
         ({"patch_size": (8, 8)}, "image height 12 is not a multiple of patch height 8"),
         ({"gelu": "none"}, "gelu must be"),

@@ -157,7 +157,8 @@ def staged_places(
     """Returns the places of the groups of one block, and rows and columns of the map that they are on."""
     if isinstance(module, SwinTransformer):
         window = module.of_stages("window_size", least=1)[stage]
-        return window_places(sides, window, block % 2 == 1, module.shift_padded), sides
+        rows = module.of_stages("deciding_rows", least=0)[stage]
+        return window_places(sides, window, block % 2 == 1, module.square_windows, rows), sides
     if isinstance(module, MobileViT):  # which enlarges a map that its patches do not divide
         sides = tuple(-(-side // patch) * patch for side, patch in zip(sides, module.patch_size, strict=True))
         return unfold(numbers(sides), module.patch_size)[..., 0], sides
@@ -170,21 +171,21 @@ def numbers(sides: tuple[int, int]) -> Int[np.ndarray, "1 rows columns 1"]:
 
 
 def window_places(
-    sides: tuple[int, int], window: int, shifted: bool, shift_padded: bool
+    sides: tuple[int, int], window: int, shifted: bool, square_windows: bool, deciding_rows: int = 0
 ) -> Int[np.ndarray, "windows tokens"]:
     """Returns the places of the tokens of each window, as `vit_jax.layers.window_attention.WindowAttention` cuts them.
 
     Args:
       sides: rows and columns of the map.
-      window, shifted, shift_padded: its fields.
+      window, shifted, square_windows, deciding_rows: its fields.
     """
-    sizes, shift = window_of(sides, window, shifted)
+    sizes, shift = window_of(sides, window, shifted, square_windows, deciding_rows)
     padding = [(0, 0), *((0, more) for more in padding_of(sides, sizes)), (0, 0)]
     steps = [
         lambda x: np.roll(x, (-shift[0], -shift[1]), (1, 2)),
         lambda x: np.pad(x, padding, constant_values=NOWHERE),
     ]
     x = numbers(sides)
-    for step in reversed(steps) if shift_padded else steps:
+    for step in reversed(steps) if square_windows else steps:
         x = step(x)
     return split_windows(x, sizes)[..., 0]

@@ -11,11 +11,16 @@ MASKED = -100.0
 """What is added to the score of a query and a key that were apart before the shift, as the published models have it."""
 
 
-def window_of(sides: tuple[int, int], window: int, shifted: bool) -> tuple[tuple[int, int], tuple[int, int]]:
+def window_of(
+    sides: tuple[int, int], window: int, shifted: bool, square_windows: bool = False, deciding_rows: int = 0
+) -> tuple[tuple[int, int], tuple[int, int]]:
     """Returns rows and columns of the windows of a map, and by how much they are shifted.
 
-    No window is larger than the map; along a side that one window spans nothing is shifted.
+    No window is larger than the map; along a side that one window spans nothing is shifted. Each side decides for
+    itself; with `square_windows` the smaller one, and with `deciding_rows` that number of rows, decides for both.
     """
+    if square_windows or deciding_rows:
+        sides = (deciding_rows or min(sides),) * 2
     sizes = tuple(min(side, window) for side in sides)
     return sizes, tuple(window // 2 if shifted and side > size else 0 for side, size in zip(sides, sizes, strict=True))
 
@@ -77,13 +82,17 @@ class WindowAttention(Attention):
     Attributes:
       window: the greatest rows and columns of a window; a smaller map is a window as a whole.
       shifted: windows are shifted by half of their size.
-      shift_padded: the map is padded first and then rolled, as Hugging Face's is; else rolled and then padded, as
-        timm's. Where the windows divide the map it is the same.
+      square_windows: as Hugging Face has them, square: a map one of whose sides is no larger than the window has
+        windows of that side and no shift. It is padded first and then rolled. Else, as timm has them, each side's
+        window and shift are its own, and the map is rolled and then padded.
+      deciding_rows: rows by which the windows and their shift are chosen in place of the map's sides; 0 for none. Such
+        windows may be larger than the map.
     """
 
     window: int = 7
     shifted: bool = False
-    shift_padded: bool = False
+    square_windows: bool = False
+    deciding_rows: int = 0
 
     def __call__(
         self,
@@ -93,19 +102,19 @@ class WindowAttention(Attention):
     ) -> Float[Array, "batch rows columns width"]:
         """Attends in each window; `bias`, float32, is added to the scores of all windows."""
         rows, columns = x.shape[1:3]
-        window, shift = window_of((rows, columns), self.window, self.shifted)
+        window, shift = window_of((rows, columns), self.window, self.shifted, self.square_windows, self.deciding_rows)
         padding = [(0, 0), *((0, more) for more in padding_of((rows, columns), window)), (0, 0)]
-        x = jnp.pad(x, padding) if self.shift_padded else x
+        x = jnp.pad(x, padding) if self.square_windows else x
         if any(shift):
             x = jnp.roll(x, (-shift[0], -shift[1]), (1, 2))
-        x = x if self.shift_padded else jnp.pad(x, padding)
+        x = x if self.square_windows else jnp.pad(x, padding)
         sides = x.shape[1:3]
         if any(shift):
             mask = jnp.asarray(shift_mask(sides, window, shift))
             bias = mask if bias is None else bias + mask
         windows = self.with_keys(split_windows(x, window), key, bias=bias)[0]
         x = join_windows(windows, window, sides)
-        x = x if self.shift_padded else x[:, :rows, :columns]
+        x = x if self.square_windows else x[:, :rows, :columns]
         if any(shift):
             x = jnp.roll(x, shift, (1, 2))
         return x[:, :rows, :columns]

@@ -9,7 +9,7 @@ from vit_jax.layers.dense import Dense
 from vit_jax.layers.drop import drop_path
 from vit_jax.layers.mlp import Mlp
 from vit_jax.layers.norm import LayerNorm
-from vit_jax.layers.patch_embed import PatchEmbed, grid_shape
+from vit_jax.layers.patch_embed import PatchEmbed, grid_shape, places
 from vit_jax.layers.relative_bias import ContinuousRelativeBias, RelativeBias
 from vit_jax.layers.types import DTypeLike
 from vit_jax.layers.window_attention import WindowAttention, padding_of, window_of
@@ -60,7 +60,8 @@ class SwinBlock(nn.Module):
     qkv_bias: bool
     gelu: str
     norm_epsilon: float
-    shift_padded: bool
+    square_windows: bool
+    deciding_rows: int
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
 
@@ -74,19 +75,18 @@ class SwinBlock(nn.Module):
     ) -> Float[Array, "batch rows columns width"]:
         """Applies the block; without a key nothing is dropped (evaluation)."""
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        windows = {field: getattr(self, field) for field in ("window", "shifted", "square_windows", "deciding_rows")}
         attention = WindowAttention(
             self.heads,
             qkv_bias=self.qkv_bias,
             kernel="plain",
             key_bias=self.version == 1,
             cosine=self.version == 2,
-            window=self.window,
-            shifted=self.shifted,
-            shift_padded=self.shift_padded,
             name="attention",
+            **windows,
             **types,
         )
-        bias = self.bias(*window_of(x.shape[1:3], self.window, self.shifted)[0])
+        bias = self.bias(*window_of(x.shape[1:3], **windows)[0])
         mlp = Mlp(self.mlp_dim, self.gelu, name="mlp", **types)
         keys = (None, None) if key is None else jax.random.split(key)
         if self.version == 1:
@@ -119,7 +119,8 @@ class SwinStage(Stage):
     qkv_bias: bool = True
     gelu: str = "exact"
     norm_epsilon: float = 1e-5
-    shift_padded: bool = False
+    square_windows: bool = False
+    deciding_rows: int = 0
 
     def enter(
         self, x: Float[Array, "batch rows columns inputs"], train: bool
@@ -131,17 +132,19 @@ class SwinStage(Stage):
 
     def block(self, i: int) -> tuple[type[nn.Module], dict[str, object]]:
         """Returns the class and the fields of one block."""
-        same = ("heads", "window", "trained_window", "version", "qkv_bias", "gelu", "norm_epsilon", "shift_padded")
-        fields = {field: getattr(self, field) for field in same}
+        same = ("heads", "trained_window", "version", "qkv_bias", "gelu", "norm_epsilon")
+        fields = {field: getattr(self, field) for field in (*same, "window", "square_windows", "deciding_rows")}
         return SwinBlock, {**fields, "mlp_dim": hidden_width(self.width, self.mlp_ratio), "shifted": i % 2 == 1}
 
 
 class SwinTransformer(StagedClassifier):
     """Patch embedding and its norm, stages of blocks with attention in windows, norm, mean and a classifier.
 
-    The image's size is free as long as the patch divides it. No window is larger than its map. Parameters of version 1
-    hold one number for each relative position in a window, so that they are those of the windows at initialisation;
-    parameters of version 2 depend on no size.
+    The image's size is free as long as the patch divides it; with `square_windows` others are padded with zeros below
+    and on the right. No window is larger than its map. Parameters of version 1 hold one number for each relative
+    position in a window, so that they are those of the windows at initialisation; parameters of version 2 depend on no
+    size. Windows and shifts are chosen by the maps of each image; timm's model keeps those of the size that it was
+    built for where it runs at another (`strict_img_size=False`).
 
     Attributes:
       patch_size: height and width of a patch, in pixels.
@@ -154,7 +157,9 @@ class SwinTransformer(StagedClassifier):
         the keys.
       gelu: `exact` as in the published models, or `tanh`.
       norm_epsilon: of the norms in blocks and after the last.
-      shift_padded: see `vit_jax.layers.window_attention.WindowAttention`.
+      square_windows: see `vit_jax.layers.window_attention.WindowAttention`.
+      deciding_rows: likewise, one number, or one for each stage: Hugging Face's version 2 chooses windows by the rows
+        that the maps of one image size have, whatever the image's.
 
     Raises:
       ValueError: a field's value is unknown, or the sizes do not fit together.
@@ -171,7 +176,8 @@ class SwinTransformer(StagedClassifier):
     qkv_bias: bool = True
     gelu: str = "exact"
     norm_epsilon: float = 1e-5
-    shift_padded: bool = False
+    square_windows: bool = False
+    deciding_rows: int | tuple[int, ...] = 0
 
     def setup(self):
         self.check_fields()
@@ -185,10 +191,10 @@ class SwinTransformer(StagedClassifier):
         trained = self.of_stages("trained_window", least=0)
         self.patch_embed = PatchEmbed(self.patch_size, self.widths[0], **self.types)
         self.patch_norm = LayerNorm(EPSILON, "float32", self.param_dtype)
-        same = {field: getattr(self, field) for field in ("mlp_ratio", "version", "qkv_bias", "gelu")}
-        same |= {"norm_epsilon": self.norm_epsilon, "shift_padded": self.shift_padded}
-        each = zip(self.widths, self.heads, windows, trained, strict=True)
-        names = ("width", "heads", "window", "trained_window")
+        alike = ("mlp_ratio", "version", "qkv_bias", "gelu", "norm_epsilon", "square_windows")
+        same = {field: getattr(self, field) for field in alike}
+        each = zip(self.widths, self.heads, windows, trained, self.of_stages("deciding_rows", least=0), strict=True)
+        names = ("width", "heads", "window", "trained_window", "deciding_rows")
         self.encoder = self.stages(
             SwinStage,
             [{**same, **dict(zip(names, values, strict=True)), "merges": i > 0} for i, values in enumerate(each)],
@@ -213,24 +219,37 @@ class SwinTransformer(StagedClassifier):
         self, images: Float[Array, "batch height width 3"], train: bool = False
     ) -> Float[Array, "batch rows columns width"]:
         """Returns the embedded and normalised patches, which enter the first stage."""
-        grid = grid_shape(images.shape[1:3], self.patch_size)
+        grid = self.grid(images.shape[1:3])
+        missing = padding_of(images.shape[1:3], self.patch_size)
+        if any(missing):
+            images = jnp.pad(images, ((0, 0), *((0, more) for more in missing), (0, 0)))
         return self.patch_norm(self.patch_embed(images)).reshape(-1, *grid, self.widths[0])
 
     def last(self, x: Float[Array, "batch rows columns width"]) -> Float[Array, "batch rows columns width"]:
         """Returns the last stage's map after the final norm."""
         return self.norm(x)
 
+    def grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """Returns the rows and columns of the patches.
+
+        Raises:
+          ValueError: the patch does not divide the image, which is not padded.
+        """
+        return (places if self.square_windows else grid_shape)(image_size, self.patch_size)
+
     def maps_sides(self, image_size: tuple[int, int]) -> list[tuple[int, int]]:
         """Returns rows and columns of the map of each stage."""
-        sides = grid_shape(image_size, self.patch_size)
+        sides = self.grid(image_size)
         return [tuple(-(-side // 2**i) for side in sides) for i in range(self.depth)]
 
-    def pads_what_it_shifts(self, image_size: tuple[int, int]) -> bool:
-        """Returns whether `shift_padded` makes a difference for images of that size."""
-        for depth, window, sides in zip(
-            self.depths, self.of_stages("window_size", 1), self.maps_sides(image_size), strict=True
-        ):
-            sizes, shift = window_of(sides, window, shifted=depth > 1)
-            if any(shift) and any(padding_of(sides, sizes)):
-                return True
-        return False
+    def windows(self, image_size: tuple[int, int]) -> list[tuple[tuple[int, int], tuple[int, int], bool]]:
+        """Returns each stage's windows, their shift, and whether its maps, for images of that size, are padded first.
+
+        The last is told only where it makes a difference.
+        """
+        found = []
+        own = (self.depths, self.of_stages("window_size", 1), self.of_stages("deciding_rows", 0))
+        for sides, depth, window, rows in zip(self.maps_sides(image_size), *own, strict=True):
+            sizes, shift = window_of(sides, window, depth > 1, self.square_windows, rows)
+            found.append((sizes, shift, self.square_windows and any(shift) and any(padding_of(sides, sizes))))
+        return found

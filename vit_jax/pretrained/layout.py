@@ -13,6 +13,7 @@ import numpy as np
 
 from vit_jax.data.preprocessing import Preprocessing
 from vit_jax.errors import UserError
+from vit_jax.models.registry import check_field, field_types
 from vit_jax.pretrained.files import understood
 from vit_jax.pretrained.names import Convolution, Entry, entry, read, write
 from vit_jax.pretrained.weights import (
@@ -45,6 +46,8 @@ class Layout:
       model: the class of the family's models.
       recognises: whether a file's arrays are named as this family's.
       fields: the model's fields, told from arrays and `config.json`; raises a `UserError` where nothing tells them.
+      completed: fields that arrays tell only together with those and the caller's, and with the image size that they
+        were learned for, where that is known; and notes of what was assumed.
       table: the names of a model's arrays.
       trunk: pattern of names that must all be known: what stands there and is unknown would change the outputs.
       size: an image size, height and width, that a model with these fields takes; parameters are shaped for it.
@@ -80,6 +83,9 @@ class Layout:
     written: Callable[[nn.Module, Arrays], dict[str, np.ndarray]] = lambda module, arrays: dict(arrays)
     usual_size: tuple[int, int] = (224, 224)
     fixed_size: bool = False
+    completed: Callable[[Arrays, Document, tuple[int, int] | None], tuple[dict[str, object], list[str]]] = (
+        lambda arrays, fields, image_size: ({}, [])
+    )
     told_size: Callable[[Arrays], tuple[int, int] | None] = lambda arrays: None
     unused: Mapping[str, str] = dataclasses.field(default_factory=dict)
     notes: Callable[[Arrays], list[str]] = lambda arrays: []
@@ -110,7 +116,10 @@ def read_layout(
     with understood("config.json"):
         fields = layout.fields(arrays, config)
         image_size = image_size or layout.stated_size(config) or layout.told_size(arrays)
-    name, fields, module = adapted(layout.model, fields, overrides)
+    known = field_types(layout.model)
+    given = {key: check_field(layout.model.__name__, known, key, value) for key, value in overrides.items()}
+    completed, assumptions = layout.completed(arrays, {**fields, **given}, image_size)
+    name, fields, module = adapted(layout.model, {**fields, **completed}, overrides)
     learned = image_size or layout.size(module)
     found, unknown = read(layout.table(module), arrays, parameter_shapes(module, learned), source)
     buffers, others = buffer_lines(unknown)
@@ -129,7 +138,7 @@ def read_layout(
         layout.stated_names(config, module.num_classes),
         position_resize="bicubic",
         unused=unused,
-        notes=notes + turned + ([] if config else [assumed]),
+        notes=notes + turned + assumptions + ([] if config else [assumed]),
     )
 
 

@@ -1,8 +1,8 @@
 """Swin Transformers, V1 and V2, in timm's layout, that of its authors, and Hugging Face's."""
 
-import math
+import functools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -15,12 +15,16 @@ from vit_jax.pretrained.huggingface_config import GELU, preprocessing_of, stated
 from vit_jax.pretrained.huggingface_config import stated_size as huggingface_size
 from vit_jax.pretrained.layout import Arrays, Document, Layout, agreed, depths_of, huggingface_document
 from vit_jax.pretrained.names import Convolution, Entry, Flat, Packed, Rows, Transposed, entry
+from vit_jax.pretrained.swin_windows import (
+    chosen_windows,
+    huggingface_windows,
+    require_same_windows,
+    stated_windows,
+    told_by_architecture,
+)
 from vit_jax.pretrained.timm import QKV, linear_entries, norm_entries
 from vit_jax.pretrained.timm_config import gelu_of, hub_document, stated_names, stated_preprocessing, stated_size
 from vit_jax.pretrained.weights import Weights
-
-PUBLISHED_WINDOW = {1: 7, 2: 8}
-"""By version: the window of most published models, where nothing tells it."""
 
 
 def entries_of(module: SwinTransformer, names: Mapping[str, str]) -> Iterator[Entry]:
@@ -52,7 +56,7 @@ def block_entries(module: SwinTransformer, theirs: str, ours: str, names: Mappin
     yield from projections(module, f"{theirs}.{names['attention']}", f"{ours}/attention", packed="query" not in names)
     attention = f"{theirs}.{names['attention']}"
     if module.version == 1:
-        yield entry(f"{attention}.relative_position_bias_table", f"{ours}/relative_bias/table", Rows())
+        yield entry(table_name(theirs, names), f"{ours}/relative_bias/table", Rows())
         return
     yield entry(f"{attention}.logit_scale", f"{ours}/attention/logit_scale")
     yield from linear_entries(f"{attention}.{names['continuous']}.0", f"{ours}/relative_bias/hidden")
@@ -75,10 +79,7 @@ def projections(module: SwinTransformer, theirs: str, ours: str, packed: bool) -
 
 
 def shapes_of(arrays: Arrays, names: Mapping[str, str]) -> dict[str, object]:
-    """Returns the model's fields that names and shapes tell, but for the classes.
-
-    Windows of version 1 are those of the tables, which are those of the maps where these are smaller.
-    """
+    """Returns the model's fields that names and shapes tell, but for the classes and the windows."""
     stage = re.escape(names["stage"]).replace(r"\{\}", r"(\d+)")
     depths = depths_of(arrays, rf"{stage}\.blocks\.(\d+)\.")
     blocks = [f"{names['stage'].format(i)}.blocks.0" for i in range(len(depths))]
@@ -88,7 +89,7 @@ def shapes_of(arrays: Arrays, names: Mapping[str, str]) -> dict[str, object]:
     if version == 2:
         heads = tuple(shape_of(arrays, f"{block}.{names['attention']}.logit_scale", 3)[0] for block in blocks)
     else:
-        heads = tuple(table_of(arrays, block, names)[1] for block in blocks)
+        heads = tuple(shape_of(arrays, table_name(block, names), 2)[1] for block in blocks)
     _, _, height, breadth = shape_of(arrays, f"{names['patches']}.weight", 4)
     query = f"{blocks[0]}.{names['attention']}." + ("query.bias" if "query" in names else "qkv.bias")
     return {
@@ -102,60 +103,26 @@ def shapes_of(arrays: Arrays, names: Mapping[str, str]) -> dict[str, object]:
     }
 
 
-def table_of(arrays: Arrays, block: str, names: Mapping[str, str]) -> tuple[int, ...]:
-    """Returns the shape of a block's table."""
-    return shape_of(arrays, f"{block}.{names['attention']}.relative_position_bias_table", 2)
+def table_name(block: str, names: Mapping[str, str]) -> str:
+    """Returns the name of a block's table of relative positions."""
+    return f"{block}.{names['attention']}.relative_position_bias_table"
 
 
-def windows_of(
-    arrays: Arrays,
-    names: Mapping[str, str],
-    fields: Mapping[str, object],
-    stated: int | tuple[int, ...] | None,
-    image_size: tuple[int, int] | None,
-) -> int | tuple[int, ...]:
-    """Returns the windows: those that are stated, where the tables agree, else those of the tables.
-
-    Raises:
-      UserError: a table is that of no square window, and nothing tells the image size that explains it.
-    """
-    stages = len(fields["depths"])
-    if fields["version"] == 2:
-        return stated or PUBLISHED_WINDOW[2]
-    each = (stated,) * stages if isinstance(stated, int) else tuple(stated or (0,) * stages)
-    found = []
-    for i, window in enumerate((*each, *(0,) * stages)[:stages]):
-        rows = table_of(arrays, f"{names['stage'].format(i)}.blocks.0", names)[0]
-        sides = [window, window]
-        if image_size:
-            sides = [-(-side // patch // 2**i) for side, patch in zip(image_size, fields["patch_size"], strict=True)]
-        if window and math.prod(2 * min(side, window) - 1 for side in sides) == rows:
-            found.append(window)
-        elif math.isqrt(rows) ** 2 == rows and rows % 2:
-            found.append((math.isqrt(rows) + 1) // 2)
-        else:
-            raise UserError(
-                f"stage {i} has {rows} relative positions, which are those of no square window; config.json beside the "
-                "file tells the window and the image size"
-            )
-    return found[0] if len(set(found)) == 1 else tuple(found)
+def completed(
+    names: Mapping[str, str], arrays: Arrays, fields: Mapping[str, object], image_size: tuple[int, int] | None
+) -> tuple[dict[str, object], list[str]]:
+    """Returns the windows of a file, and the note of what was assumed; see `chosen_windows`."""
+    tables = []
+    if fields["version"] == 1:
+        blocks = [f"{names['stage'].format(i)}.blocks.0" for i in range(len(fields["depths"]))]
+        tables = [shape_of(arrays, table_name(block, names), 2)[0] for block in blocks]
+    return chosen_windows(fields, tables, image_size)
 
 
 def smallest_size(module: SwinTransformer) -> tuple[int, int]:
     """Returns the smallest image size at which no map is smaller than its window: 224 pixels for windows of 7."""
     places = max(window * 2**i for i, window in enumerate(module.of_stages("window_size", 1)))
     return places * module.patch_size[0], places * module.patch_size[1]
-
-
-def require_same_shift(weights: Weights, kind: str, shift_padded: bool) -> None:
-    """Raises a `UserError` where a library pads and shifts in another order, and images of that size are padded."""
-    module, size = weights.module, weights.image_size or weights.preprocessing.size
-    if module.shift_padded != shift_padded and module.pads_what_it_shifts(size):
-        raise UserError(
-            f"the {kind} format cannot express shift_padded={module.shift_padded} where windows do not divide the maps "
-            f"of {size[0]}x{size[1]} images; --model.shift_padded={shift_padded} writes it all the same, as another "
-            "model"
-        )
 
 
 # timm, and the authors' files.
@@ -208,46 +175,16 @@ def timm_fields(arrays: Arrays, config: Document) -> dict[str, object]:
         always_partition=(False,),
     )
     fields = shapes_of(arrays, TIMM_NAMES)
-    stages = len(fields["depths"])
     if isinstance(arguments.get("mlp_ratio"), int | float):
         fields["mlp_ratio"] = float(arguments["mlp_ratio"])
-    trained = tuple(int(window) for window in arguments.get("pretrained_window_sizes") or ())[:stages]
-    stated = stated_windows(arguments.get("window_size"))
+    trained = tuple(int(window) for window in arguments.get("pretrained_window_sizes") or ())[: len(fields["depths"])]
     return {
         **fields,
-        "window_size": windows_of(arrays, TIMM_NAMES, fields, stated, stated_size(config)),
+        "window_size": stated_windows(arguments.get("window_size")),
         "trained_window": trained if any(trained) else 0,
         "gelu": gelu_of(arguments, swiglu=False),
         "num_classes": outputs_of(arrays, "head.fc.weight", "head.fc.bias"),
     }
-
-
-def told_by_architecture(name: str) -> dict[str, object]:
-    """Returns timm's arguments that the name of an architecture tells, such as `swinv2_base_window12to16_192to256`."""
-    found = re.search(r"window(\d+)(?:to(\d+)_(\d+)to)?", name)
-    if found is None:
-        return {}
-    window, larger, size = (int(number) if number else None for number in found.groups())
-    if larger is None:
-        return {"window_size": window}
-    return {"window_size": larger, "pretrained_window_sizes": [min(window, size // 4 // 2**i) for i in range(4)]}
-
-
-def stated_windows(stated: object) -> int | tuple[int, ...] | None:
-    """Returns timm's windows, one or one for each stage; a pair is the rows and columns of one window.
-
-    Raises:
-      UserError: a window is not square.
-    """
-    if stated is None or isinstance(stated, int):
-        return stated
-    if len(stated) == 2 and all(isinstance(side, int) for side in stated):
-        stated = [stated]
-    each = [list(window) if isinstance(window, Sequence) else [window, window] for window in stated]
-    if any(rows != columns for rows, columns in each):
-        raise UserError(f"config.json: window_size {stated} is not square; the windows here are")
-    windows = tuple(int(rows) for rows, _ in each)
-    return windows[0] if len(set(windows)) == 1 else windows
 
 
 def timm_table(module: SwinTransformer) -> list[Entry]:
@@ -263,7 +200,7 @@ def timm_config(weights: Weights) -> dict[str, object]:
       UserError: timm has no such Swin Transformer.
     """
     module = weights.module
-    require_same_shift(weights, timm.KIND, shift_padded=False)
+    require_same_windows(weights, timm.KIND, square_windows=False, deciding_rows=0)
     if module.version == 1 and module.gelu != "exact":
         raise UserError(
             "the timm format has Swin Transformers of version 1 with gelu=exact only; --model.gelu=exact writes "
@@ -293,6 +230,7 @@ TIMM = Layout(
     model=SwinTransformer,
     recognises=lambda arrays: {"layers.0.blocks.0.attn.qkv.weight", "patch_embed.proj.weight"} <= arrays.keys(),
     fields=timm_fields,
+    completed=functools.partial(completed, TIMM_NAMES),
     table=timm_table,
     trunk=r"^(patch_embed|layers|norm|absolute_pos_embed)",
     size=smallest_size,
@@ -347,14 +285,14 @@ def huggingface_fields(arrays: Arrays, config: Document) -> dict[str, object]:
     if "mlp_ratio" in config:
         fields["mlp_ratio"] = float(config["mlp_ratio"])
     trained = tuple(int(window) for window in config.get("pretrained_window_sizes") or ())[: len(fields["depths"])]
-    stated = int(config["window_size"]) if "window_size" in config else None
+    size = huggingface_size(config)
     return {
         **fields,
-        "window_size": windows_of(arrays, HUGGINGFACE_NAMES, fields, stated, huggingface_size(config)),
+        "window_size": int(config["window_size"]) if "window_size" in config else None,
         "trained_window": trained if any(trained) else 0,
         "gelu": GELU[str(config.get("hidden_act", "gelu"))],
         "norm_epsilon": float(config.get("layer_norm_eps", 1e-5)),
-        "shift_padded": True,
+        **(huggingface_windows(fields, size) if size else {"square_windows": True}),
         "num_classes": outputs_of(arrays, "classifier.weight", "classifier.bias"),
     }
 
@@ -377,7 +315,8 @@ def huggingface_config(weights: Weights) -> dict[str, object]:
       UserError: Hugging Face has no such Swin Transformer.
     """
     module, size = weights.module, weights.image_size or weights.preprocessing.size
-    require_same_shift(weights, huggingface.KIND, shift_padded=True)
+    theirs = {field: getattr(module, field) for field in ("version", "patch_size", "depths")}
+    require_same_windows(weights, huggingface.KIND, **huggingface_windows(theirs, size))
     windows = set(module.of_stages("window_size", 1))
     if len(windows) > 1:
         raise UserError(f"the Hugging Face format has one window for all stages, not {module.window_size}")
@@ -414,6 +353,7 @@ HUGGINGFACE = Layout(
     model=SwinTransformer,
     recognises=lambda arrays: "encoder.layers.0.blocks.0.attention.self.query.weight" in huggingface_renamed(arrays),
     fields=huggingface_fields,
+    completed=functools.partial(completed, HUGGINGFACE_NAMES),
     table=huggingface_table,
     trunk=r"^(embeddings|encoder|layernorm)",
     size=smallest_size,
