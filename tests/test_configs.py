@@ -110,6 +110,9 @@ def test_the_small_models_of_cifar10_are_of_one_size_and_differ_in_the_model_alo
     assert {key for key in other if not key.startswith("model.")} == (distillation if name == "deit" else set())
 
 
+DIGITS = [str(i) for i in range(10)]
+
+
 def test_a_distilled_recipe_wants_its_teacher():
     for spec, said in (
         ("cifar10.py:deit", r"kind is set to 'soft'"),
@@ -118,7 +121,7 @@ def test_a_distilled_recipe_wants_its_teacher():
         config = resolve(load_config(f"{ROOT}/configs/{spec}"))
         assert architecture(config.model.name).module is DistilledVisionTransformer
         with pytest.raises(UserError, match=rf"distill\.{said}, but distill\.teacher names no teacher"):
-            load_teacher(config, 10)
+            load_teacher(config, DIGITS)
 
 
 @pytest.mark.parametrize(

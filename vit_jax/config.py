@@ -41,6 +41,10 @@ MATHEMATICS_FREE = (
 """Keys, and groups of keys, that leave the mathematics of a training run alone: a continued run may change them."""
 
 
+OPEN_GROUPS = (["model"], ["distill", "model"])
+"""Groups of keys that hold any field of an architecture, which checks them."""
+
+
 DEFAULT_MODEL = "vit_s16"
 
 
@@ -140,6 +144,7 @@ def default_config() -> ConfigDict:
 
     c.distill = ConfigDict()  # learning from a teacher too (`vit_jax.training.distillation`)
     c.distill.teacher = cd.placeholder(str)  # any CHECKPOINT with the same classes; None is off
+    c.distill.model = ConfigDict()  # fields of the teacher that its file does not tell, such as heads
     c.distill.kind = "hard"  # the teacher's class (DeiT), or soft: its probabilities at a temperature (Hinton et al.)
     c.distill.alpha = 0.5  # the loss is (1 - alpha) * labels + alpha * teacher
     c.distill.temperature = 1.0  # of soft distillation; DeiT takes 3
@@ -166,6 +171,7 @@ def default_config() -> ConfigDict:
     c.mesh.tensor = 1  # attention heads and MLP are split
     c.lock()
     c.model.unlock()
+    c.distill.model.unlock()
     return c
 
 
@@ -243,7 +249,7 @@ def set_key(config: ConfigDict, key: str, text: str) -> None:
     group = config
     for name in groups:
         group = group.get(name) if isinstance(group, ConfigDict) else None
-    if not isinstance(group, ConfigDict) or (last not in group and groups != ["model"]):
+    if not isinstance(group, ConfigDict) or (last not in group and groups not in OPEN_GROUPS):
         raise UserError(f"unknown config key {key!r}{nearest(key, known_keys(config))}")
     if isinstance(group.get(last), ConfigDict):
         inner = ", ".join(f"{key}.{name}" for name in group[last])
@@ -252,7 +258,7 @@ def set_key(config: ConfigDict, key: str, text: str) -> None:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError):
         value = text
-    if groups == ["model"] and last != "name":
+    if groups in OPEN_GROUPS and key != "model.name":
         with group.ignore_type():  # `resolve` checks it against the architecture, whatever was set before
             group[last] = value
         return
@@ -360,6 +366,9 @@ def resolve(config: ConfigDict, weights: "Weights | None" = None, whole: bool = 
         if groups == ["model"] and last != "name":
             fields[last] = value
             continue
+        if groups == ["distill", "model"]:  # checked where the teacher is read, which tells its architecture
+            resolved.distill.model[last] = tuple(value) if isinstance(value, list) else value
+            continue
         if key not in known:
             raise UserError(f"unknown config key {key!r}{nearest(key, known)}")
         group = functools.reduce(lambda inner, name: inner[name], groups, resolved)
@@ -378,6 +387,7 @@ def resolve(config: ConfigDict, weights: "Weights | None" = None, whole: bool = 
     for key, value in fields.items():
         resolved.model[key] = value
     resolved.model.lock()
+    resolved.distill.model.lock()
     return resolved
 
 

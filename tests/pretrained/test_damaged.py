@@ -195,7 +195,7 @@ def test_another_architecture(tmp_path):
     names = ("trunk.0.weight", "trunk.1.gate.weight", "trunk.norm.weight", "classifier.fc.weight")
     arrays = {name: np.ones((3, 3), np.float32) for name in names}
     for path in (torch_folder(tmp_path, arrays), npz(tmp_path, arrays), npz(tmp_path, {})):
-        assert "named like no Vision Transformer" in refused(path)
+        assert "named like no model of Google, big_vision, timm or Hugging Face" in refused(path)
 
 
 def test_folders_without_weights(tmp_path):

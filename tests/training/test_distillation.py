@@ -7,7 +7,7 @@ import pytest
 
 from tests.pretrained.examples import small_weights
 from tests.training.examples import experiment_of, start
-from vit_jax.config import default_config
+from vit_jax.config import default_config, resolve, set_key
 from vit_jax.data.device import Normalisation
 from vit_jax.errors import UserError
 from vit_jax.pretrained.save import save_weights
@@ -34,6 +34,7 @@ def logits(seed: int) -> np.ndarray:
 
 
 MASK = np.ones(6, bool)
+NAMES = [f"class {i}" for i in range(10)]
 
 
 def test_hard_distillation_is_the_cross_entropy_with_the_teachers_class():
@@ -107,10 +108,56 @@ def test_features_pull_the_student(teacher_folder):
     assert np.isfinite(with_features["gradient_norm"])
 
 
+@pytest.mark.parametrize("place", ["token", "logits"])
+def test_features_are_those_of_a_model_with_a_distillation_token_too(place):
+    """It goes by way of two methods whose results are kept; as student and as teacher."""
+    weights = small_weights("vit_distilled", num_classes=10)
+    module, variables = weights.module, weights.variables
+    images = np.random.default_rng(0).normal(size=(2, *weights.image_size, 3)).astype(np.float32)
+    expected = module.apply(variables, images, method="features").mean(axis=1)
+    (first, second, student), _ = distillation(place=place, features=1.0).outputs(module, variables, images)
+    np.testing.assert_allclose(student, expected, rtol=1e-5, atol=1e-6)
+    assert np.array_equal(first, second) == (place == "logits")
+    _, found = Teacher(module, UNIT, weights.image_size)(variables, images, UNIT, True)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_classes_in_another_order_are_matched_by_name(teacher_folder, capsys):
+    config = default_config()
+    config.distill.teacher = teacher_folder
+    images = np.random.default_rng(0).normal(size=(2, *small_weights().image_size, 3)).astype(np.float32)
+    (plain, variables), (turned, _) = load_teacher(config, NAMES), load_teacher(config, NAMES[::-1])
+    assert "its classes are in another order; they are matched by name" in capsys.readouterr().err
+    expected, found = (teacher(variables, images, UNIT, False)[0] for teacher in (plain, turned))
+    np.testing.assert_array_equal(found, expected[:, ::-1])
+
+
+def test_classes_of_other_names_are_said_and_kept_in_order(teacher_folder, capsys):
+    config = default_config()
+    config.distill.teacher = teacher_folder
+    assert load_teacher(config, [*NAMES[:9], "nine"])[0].order is None
+    assert "class 9 was 'class 9', is 'nine': taken to be the same" in capsys.readouterr().err
+
+
+def test_what_a_teachers_file_does_not_tell_can_be_given(tmp_path, capsys):
+    save_weights(small_weights(num_classes=10), tmp_path / "timm", "timm")
+    (tmp_path / "timm" / "config.json").unlink()
+    config = default_config()
+    config.distill.teacher = str(tmp_path / "timm")
+    with pytest.raises(UserError, match="does not tell the number of heads"):
+        load_teacher(config, NAMES)
+    set_key(config, "distill.model.heads", "4")
+    teacher, _ = load_teacher(resolve(config), NAMES)
+    assert teacher.module.heads == 4
+    said = capsys.readouterr().err
+    assert f"teacher of {tmp_path / 'timm'}" in said
+    assert "note: no config.json beside it" in said
+
+
 def test_the_teacher_sees_its_own_normalisation_and_size(teacher_folder):
     config = default_config()
     config.distill.teacher = teacher_folder
-    teacher, variables = load_teacher(config, 10)
+    teacher, variables = load_teacher(config, NAMES)
     seen = Normalisation((0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
     pixels = np.random.default_rng(0).integers(0, 256, (2, *teacher.size, 3)).astype(np.uint8)
     found, _ = teacher(variables, seen(pixels), seen, False)
@@ -123,6 +170,9 @@ def test_the_teacher_sees_its_own_normalisation_and_size(teacher_folder):
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
+        ({"temperature": 3.0, "teacher": "T"}, "distill.temperature=3.0 is of distill.kind=soft"),
+        ({"model": {"heads": 2}}, "distill.model.heads is set to 2, but distill.teacher names no teacher"),
+        ({"model": {"hedas": 2}, "teacher": "T"}, "hedas"),
         ({"alpha": 0.2}, "distill.alpha is set to 0.2, but distill.teacher names no teacher"),
         ({"teacher": "nowhere"}, "nowhere"),
         ({"kind": "warm", "teacher": "T"}, "distill.kind must be hard or soft, not 'warm'"),
@@ -139,4 +189,4 @@ def test_another_number_of_classes_is_refused(teacher_folder):
     config = default_config()
     config.distill.teacher = teacher_folder
     with pytest.raises(UserError, match="has 10 classes, the data has 7"):
-        load_teacher(config, 7)
+        load_teacher(config, NAMES[:7])

@@ -127,6 +127,6 @@ def unknown(source: str, arrays: dict[str, np.ndarray]) -> UserError:
     """Returns the error for a file whose names belong to no known format."""
     shown = ", ".join(list(arrays)[:3])
     return UserError(
-        f"{source}: {len(arrays)} arrays ({shown}, …) that are named like no Vision Transformer, hybrid or Mixer of "
-        "Google, big_vision, timm or Hugging Face"
+        f"{source}: {len(arrays)} arrays ({shown}, …) that are named like no model of Google, big_vision, timm or "
+        "Hugging Face that is known here; README.md lists the families"
     )

@@ -79,6 +79,14 @@ class Weights:
         """Number of classes of the head, 0 where there is none."""
         return self.module.num_classes
 
+    def first_other_class(self, class_names: Sequence[str]) -> str | None:
+        """Returns a line about the first of as many classes that is named otherwise, or None where there is none."""
+        theirs = self.class_names or []
+        if len(theirs) != len(class_names):
+            return None
+        both = enumerate(zip(theirs, class_names, strict=True))
+        return next((f"class {i} was {one!r}, is {other!r}" for i, (one, other) in both if one != other), None)
+
 
 def parameter_shapes(module: nn.Module, image_size: tuple[int, int]) -> dict[str, tuple[int, ...]]:
     """Returns the shape of every parameter and running statistic of a model for an image size, by flat name.
@@ -245,7 +253,7 @@ def expressible(module: nn.Module, kind: str, models: tuple[type[nn.Module], ...
       allowed: values that fields may have, of those that the model has.
     """
     if type(module) not in models:
-        raise UserError(f"the {kind} format has no form for a {type(module).__name__}")
+        raise UserError(f"the {kind} format has no form for {type(module).__name__} models")
     for field, values in {"attention": ("full",), **allowed}.items():
         if hasattr(module, field) and getattr(module, field) not in values:
             one_of = " or ".join(repr(value) for value in values)

@@ -1,6 +1,7 @@
 """Learning from a teacher: its classes or its logits, and how alike it finds the images of a batch."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
@@ -8,11 +9,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
-from vit_jax.config import default_config
+from vit_jax.config import default_config, flatten
 from vit_jax.data.device import Normalisation
 from vit_jax.errors import UserError
 from vit_jax.layers.token_merging import MergedTokens
 from vit_jax.pretrained.load import load_weights
+from vit_jax.pretrained.weights import Weights
+from vit_jax.training.saved import say
 
 KINDS = ("hard", "soft")
 PLACES = ("token", "logits")
@@ -29,11 +32,13 @@ class Teacher:
       module: any classifier.
       normalisation: of its images, as it was trained.
       size: height and width of its images.
+      order: where the student's classes stand in its logits, or None where they stand in the same order.
     """
 
     module: nn.Module
     normalisation: Normalisation
     size: tuple[int, int]
+    order: tuple[int, ...] | None = None
 
     def __call__(
         self, variables: dict, images: Float[Array, "batch height width 3"], seen: Normalisation, with_features: bool
@@ -50,6 +55,7 @@ class Teacher:
         logits, captured = self.module.apply(
             variables, inputs, train=False, **capturing(self.module, with_features, mutable=[])
         )
+        logits = logits if self.order is None else logits[:, jnp.array(self.order)]
         return jax.lax.stop_gradient((logits, pooled_features(captured) if with_features else None))
 
 
@@ -145,34 +151,63 @@ def capturing(model: nn.Module, wanted: bool, mutable: list[str]) -> dict[str, o
 
 def pooled_features(captured: dict) -> Float[Array, "batch width"]:
     """Returns the mean of the captured tokens or places of a map, float32."""
-    ((features,),) = captured["intermediates"].values()
+    kept = captured["intermediates"]
+    (features,) = kept.get("features") or kept["merged_features"]  # the first may call the second
     features = features.tokens if isinstance(features, MergedTokens) else features
     features = features.astype(jnp.float32)
     return features.mean(axis=tuple(range(1, features.ndim - 1)))
 
 
-def load_teacher(config: ConfigDict, classes: int) -> tuple[Teacher, dict] | None:
+def load_teacher(config: ConfigDict, class_names: Sequence[str]) -> tuple[Teacher, dict] | None:
     """Returns the teacher that `distill.teacher` names and its variables, or None where it names none.
+
+    What it is, what its file did not tell, and classes that are in another order or named otherwise, are printed.
+
+    Args:
+      class_names: of the data.
 
     Raises:
       UserError: it cannot be read, has other classes, or keys of `distill` are set while there is no teacher.
     """
     wanted = config.distill
     if wanted.teacher is None:
-        unused = [key for key, default in default_config().distill.items() if wanted[key] != default]
-        if unused:
-            raise UserError(
-                f"distill.{unused[0]} is set to {wanted[unused[0]]!r}, but distill.teacher names no teacher"
-            )
+        defaults = flatten(default_config())
+        for key, value in flatten(config).items():
+            if key.startswith("distill.") and defaults.get(key) != value:
+                raise UserError(f"{key} is set to {value!r}, but distill.teacher names no teacher")
         return None
     if wanted.kind not in KINDS:
         raise UserError(f"distill.kind must be {' or '.join(KINDS)}, not {wanted.kind!r}")
-    weights = load_weights(wanted.teacher)
-    if weights.classes != classes:
-        raise UserError(f"distill.teacher {wanted.teacher} has {weights.classes} classes, the data has {classes}")
+    if wanted.kind == "hard" and wanted.temperature != default_config().distill.temperature:
+        raise UserError(f"distill.temperature={wanted.temperature} is of distill.kind=soft; hard takes the class alone")
+    weights = load_weights(wanted.teacher, **wanted.model)
+    if weights.classes != len(class_names):
+        raise UserError(
+            f"distill.teacher {wanted.teacher} has {weights.classes} classes, the data has {len(class_names)}"
+        )
+    say(f"teacher of {weights.source}: {weights.name}, {weights.parameter_count:,} parameters")
+    for note in weights.notes:
+        say(f"  note: {note}")
     seen = weights.preprocessing
     size = tuple(weights.image_size or seen.size)
-    return Teacher(weights.module, Normalisation(seen.mean, seen.std), size), weights.variables
+    order = order_of_classes(weights, list(class_names))
+    return Teacher(weights.module, Normalisation(seen.mean, seen.std), size, order), weights.variables
+
+
+def order_of_classes(weights: Weights, class_names: list[str]) -> tuple[int, ...] | None:
+    """Returns where classes stand in a teacher's logits, or None where in the same places; says where they differ.
+
+    The same classes may be named otherwise by whoever made the weights, so names alone are no mistake.
+    """
+    other = weights.first_other_class(class_names)
+    if other is None:
+        return None
+    theirs = weights.class_names
+    if len(set(theirs)) == len(theirs) and set(theirs) == set(class_names):
+        say("  note: its classes are in another order; they are matched by name")
+        return tuple(theirs.index(name) for name in class_names)
+    say(f"  note: {other}: taken to be the same, in the same order")
+    return None
 
 
 def make_distillation(config: ConfigDict, teacher: Teacher, model: nn.Module, seen: Normalisation) -> Distillation:

@@ -164,7 +164,7 @@ def build(config: ConfigDict, source: Source | None = None, devices: Sequence[ja
         classes = len(source.class_names)
         train_loss = weighted(loss, class_weights(config.train.class_weights, labels_of(source), classes))
     ema_decay = config.train.ema_decay
-    teacher, taught_by = load_teacher(config, len(source.class_names)) or (None, None)
+    teacher, taught_by = load_teacher(config, source.class_names) or (None, None)
 
     def initial_state() -> TrainState:
         variables = init_variables()

@@ -119,8 +119,6 @@ def seen_differently(weights: Weights, experiment: Experiment) -> list[str]:
         was, now_is = getattr(weights.module, field), getattr(experiment.model, field)
         if was != now_is:
             lines.append(f"model.{field} was {was!r}, is {now_is!r}")
-    theirs, ours = weights.class_names or [], list(experiment.source.class_names)
-    if len(theirs) == len(ours) and theirs != ours:
-        i = next(i for i, (one, other) in enumerate(zip(theirs, ours, strict=True)) if one != other)
-        lines.append(f"class {i} was {theirs[i]!r}, is {ours[i]!r} (surgery.new_head=True starts with a new head)")
+    if (other := weights.first_other_class(experiment.source.class_names)) is not None:
+        lines.append(f"{other} (surgery.new_head=True starts with a new head)")
     return lines
