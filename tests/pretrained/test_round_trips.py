@@ -2,18 +2,21 @@
 
 import dataclasses
 import functools
+import json
 
 import numpy as np
 import pytest
 
-from tests.pretrained.examples import same_params, small_weights
+from tests.pretrained.examples import FIELDS, same_params, small_weights
+from vit_jax.data.preprocessing import Preprocessing
 from vit_jax.errors import UserError
 from vit_jax.inference.model import LoadedModel
+from vit_jax.models.registry import create_model
 from vit_jax.pretrained import huggingface, timm
 from vit_jax.pretrained.huggingface_config import preprocessing_of
 from vit_jax.pretrained.load import load_weights
 from vit_jax.pretrained.save import save_weights
-from vit_jax.pretrained.weights import Weights
+from vit_jax.pretrained.weights import Weights, make_weights, parameter_shapes
 
 SAME = "the same parameters and fields"
 WRITTEN_OTHERWISE = "the same outputs"
@@ -144,6 +147,26 @@ def test_squashing_comes_back(tmp_path):
     for kind in ("timm", "huggingface"):
         save_weights(weights, tmp_path / kind, kind)
         assert load_weights(str(tmp_path / kind)).preprocessing == weights.preprocessing
+
+
+FOUR_STAGES = {"num_classes": 5, "depths": (1, 1, 1, 1), "widths": (4, 8, 12, 16)}
+
+
+@pytest.mark.parametrize("name", ["beit", "convnext"])
+def test_timm_is_told_where_there_is_no_layer_scale(name, tmp_path):
+    """timm drops arguments of None, so that what the named architecture has would come back."""
+    fields = {**(FOUR_STAGES if name == "convnext" else FIELDS), "layer_scale": None}
+    shapes = parameter_shapes(create_model(name, **fields), (32, 32))
+    params = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
+    weights = make_weights(name, fields, params, (32, 32), Preprocessing((32, 32), 36), "made")
+    save_weights(weights, tmp_path / "x", "timm")
+    config = json.loads((tmp_path / "x" / "config.json").read_text())
+    if name == "beit":
+        assert config["model_args"]["init_values"] == 0.0
+    else:  # of the second version none has a scale, and False is no None
+        assert config["architecture"] == "convnextv2_tiny"
+        assert config["model_args"]["use_grn"] is False
+    assert load_weights(str(tmp_path / "x")).module.layer_scale is None
 
 
 @pytest.mark.parametrize("kind", ["timm", "huggingface"])

@@ -219,7 +219,7 @@ def timm_config(weights: Weights) -> dict[str, object]:
         "num_heads": module.heads,
         "mlp_ratio": mlp_ratio(module),
         "qkv_bias": module.qkv_bias,
-        "init_values": module.layer_scale,
+        "init_values": module.layer_scale or 0.0,  # None would leave what the architecture has
         "use_abs_pos_emb": module.position == "learned",
         "use_rel_pos_bias": module.relative_bias == "blocks",
         "use_shared_rel_pos_bias": module.relative_bias == "shared",

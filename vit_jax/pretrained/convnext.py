@@ -230,7 +230,8 @@ def timm_table(module: ConvNeXt) -> list[Entry]:
 
 def timm_architecture(module: ConvNeXt) -> tuple[str, bool]:
     """Returns the name of timm's that makes the model, and whether its MLPs are stored as convolutions."""
-    version = "convnextv2" if module.grn else "convnext"
+    # Only the second version's are made without LayerScale: an argument of None would leave what the name has.
+    version = "convnextv2" if module.grn or module.layer_scale is None else "convnext"
     size, depths = CONVOLUTIONAL.get(module.widths[0], ("", ()))
     doubled = module.widths == tuple(module.widths[0] * 2**i for i in range(4))
     small = doubled and module.depths == depths
