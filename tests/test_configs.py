@@ -16,7 +16,7 @@ from vit_jax.measurement.flops import model_flops
 from vit_jax.models.deit import DistilledVisionTransformer
 from vit_jax.models.registry import architecture, create_model
 from vit_jax.pretrained.catalogue import published_names
-from vit_jax.training.distillation import load_teacher
+from vit_jax.training.distillation import check_distill
 from vit_jax.training.experiment import host_transform
 from vit_jax.training.losses import make_loss
 from vit_jax.training.optimizer import make_optimizer, parameter_count
@@ -110,9 +110,6 @@ def test_the_small_models_of_cifar10_are_of_one_size_and_differ_in_the_model_alo
     assert {key for key in other if not key.startswith("model.")} == (distillation if name == "deit" else set())
 
 
-DIGITS = [str(i) for i in range(10)]
-
-
 def test_a_distilled_recipe_wants_its_teacher():
     for spec, said in (
         ("cifar10.py:deit", r"kind is set to 'soft'"),
@@ -121,7 +118,7 @@ def test_a_distilled_recipe_wants_its_teacher():
         config = resolve(load_config(f"{ROOT}/configs/{spec}"))
         assert architecture(config.model.name).module is DistilledVisionTransformer
         with pytest.raises(UserError, match=rf"distill\.{said}, but distill\.teacher names no teacher"):
-            load_teacher(config, DIGITS)
+            check_distill(config)
 
 
 @pytest.mark.parametrize(

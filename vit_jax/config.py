@@ -252,7 +252,7 @@ def set_key(config: ConfigDict, key: str, text: str) -> None:
     if not isinstance(group, ConfigDict) or (last not in group and groups not in OPEN_GROUPS):
         raise UserError(f"unknown config key {key!r}{nearest(key, known_keys(config))}")
     if isinstance(group.get(last), ConfigDict):
-        inner = ", ".join(f"{key}.{name}" for name in group[last])
+        inner = ", ".join(f"{key}.{name}" for name in group[last]) or f"{key}.FIELD"
         raise UserError(f"config key {key!r} is a group; set one of {inner}")
     try:
         value = ast.literal_eval(text)

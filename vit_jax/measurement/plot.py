@@ -10,9 +10,9 @@ AXIS_LABELS = {"image_size": "tokens", "depth": "blocks", "batch_size": "batch s
 
 PANELS = {"milliseconds": "ms a call", "peak_mebibytes": "memory of the program, MiB"}
 
-COLOURS = ("#1f77b4", "#d95f02", "#2ca02c", "#7b3294", "#8c564b", "#444444")
+COLOURS = ("#1f77b4", "#d95f02", "#2ca02c", "#7b3294", "#8c564b", "#444444", "#e7298a", "#17a2b8")
 MARKERS = ("o", "s", "^", "D")
-"""Of series in turn; a marker stays for one round of the colours, so that no two of 24 series look alike."""
+"""Of series in turn; a marker stays for one round of the colours, so that no two of 32 series look alike."""
 
 
 def plot_axis(file: pathlib.Path, axes: dict[str, str]) -> str:

@@ -158,6 +158,20 @@ def pooled_features(captured: dict) -> Float[Array, "batch width"]:
     return features.mean(axis=tuple(range(1, features.ndim - 1)))
 
 
+def check_distill(config: ConfigDict) -> None:
+    """Raises a `UserError` where keys of `distill` do not go together, or are set while it names no teacher."""
+    wanted = config.distill
+    if wanted.teacher is None:
+        defaults = flatten(default_config())
+        for key, value in flatten(config).items():
+            if key.startswith("distill.") and defaults.get(key) != value:
+                raise UserError(f"{key} is set to {value!r}, but distill.teacher names no teacher")
+    if wanted.kind not in KINDS:
+        raise UserError(f"distill.kind must be {' or '.join(KINDS)}, not {wanted.kind!r}")
+    if wanted.kind == "hard" and wanted.temperature != default_config().distill.temperature:
+        raise UserError(f"distill.temperature={wanted.temperature} is of distill.kind=soft; hard takes the class alone")
+
+
 def load_teacher(config: ConfigDict, class_names: Sequence[str]) -> tuple[Teacher, dict] | None:
     """Returns the teacher that `distill.teacher` names and its variables, or None where it names none.
 
@@ -167,19 +181,11 @@ def load_teacher(config: ConfigDict, class_names: Sequence[str]) -> tuple[Teache
       class_names: of the data.
 
     Raises:
-      UserError: it cannot be read, has other classes, or keys of `distill` are set while there is no teacher.
+      UserError: it cannot be read, or has other classes.
     """
     wanted = config.distill
     if wanted.teacher is None:
-        defaults = flatten(default_config())
-        for key, value in flatten(config).items():
-            if key.startswith("distill.") and defaults.get(key) != value:
-                raise UserError(f"{key} is set to {value!r}, but distill.teacher names no teacher")
         return None
-    if wanted.kind not in KINDS:
-        raise UserError(f"distill.kind must be {' or '.join(KINDS)}, not {wanted.kind!r}")
-    if wanted.kind == "hard" and wanted.temperature != default_config().distill.temperature:
-        raise UserError(f"distill.temperature={wanted.temperature} is of distill.kind=soft; hard takes the class alone")
     weights = load_weights(wanted.teacher, **wanted.model)
     if weights.classes != len(class_names):
         raise UserError(

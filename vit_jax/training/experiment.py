@@ -28,7 +28,7 @@ from vit_jax.layers.placement import batch_laid_out, over_batch
 from vit_jax.models.lora import merge
 from vit_jax.models.registry import create_model
 from vit_jax.models.variants import training_variants
-from vit_jax.training.distillation import Taught, load_teacher, make_distillation
+from vit_jax.training.distillation import Taught, check_distill, load_teacher, make_distillation
 from vit_jax.training.frozen import frozen_pattern, split
 from vit_jax.training.lora import lora_scale, with_lora
 from vit_jax.training.losses import class_weights, make_loss, weighted
@@ -140,6 +140,7 @@ def build(config: ConfigDict, source: Source | None = None, devices: Sequence[ja
     Raises:
       UserError: parts of the config do not fit together.
     """
+    check_distill(config)  # before data are prepared, which may take hours
     source = named_source(config, "train_split") if source is None else subset(source, config.data.classes)
     if not len(source):
         raise UserError("there is nothing to train on: the training source is empty")
