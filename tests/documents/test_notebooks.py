@@ -9,7 +9,6 @@ import pytest
 from tests.documents.readme import ROOT, named_files
 
 NOTEBOOKS = sorted(ROOT.glob("colab/*.ipynb"))
-QUICKEST = "inference_and_export"
 MOST_BYTES = 1_500_000
 """Of one notebook with its pictures."""
 
@@ -57,10 +56,8 @@ def test_code_parses_and_named_files_exist(path):
             assert [name for name in named_files(source(cell)) if not (ROOT / name).exists()] == []
 
 
-@pytest.mark.parametrize(
-    "path",
-    [pytest.param(path, marks=() if path.stem == QUICKEST else pytest.mark.slow, id=path.stem) for path in NOTEBOOKS],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_it_runs_in_quick_mode(path, tmp_path):
     nbclient = pytest.importorskip("nbclient", reason="needs the extra 'test'")
     nbformat = pytest.importorskip("nbformat", reason="needs the extra 'test'")

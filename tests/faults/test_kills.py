@@ -2,9 +2,12 @@
 
 import random
 
+import pytest
+
 from tests.faults.kills import compare, kill_until_done, run_whole, start_up_seconds
 
 
+@pytest.mark.slow
 def test_killed_runs_end_bit_identical(tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     seconds = run_whole(whole, 40)

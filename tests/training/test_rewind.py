@@ -85,7 +85,9 @@ def test_it_goes_back_and_past_the_batches_since(config, poison, tmp_path, capsy
     assert [record["step"] for record in records] == sorted(record["step"] for record in records)
 
 
-@pytest.mark.parametrize("died", ["right after it went back", "after the next checkpoint"])
+@pytest.mark.parametrize(
+    "died", ["right after it went back", pytest.param("after the next checkpoint", marks=pytest.mark.slow)]
+)
 def test_a_run_that_is_continued_skips_the_same_batches(config, poison, tmp_path, monkeypatch, died):
     """Also where what made the loss infinite does not happen again."""
     poison(5, 11)

@@ -49,7 +49,7 @@ def test_sharded_state_gives_the_same_losses(config, reference, axes, monkeypatc
     assert state.opt_state[0].mu["encoder"]["block_0"]["mlp"]["dense_0"]["kernel"].sharding == kernel.sharding
 
 
-@pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("loss", ["softmax", pytest.param("sigmoid", marks=pytest.mark.slow)])
 def test_four_micro_batches_equal_the_large_batch(config, one_device, loss):
     config.model.dropout = 0.0
     config.mesh.data = 1
