@@ -6,16 +6,8 @@ import json
 import pytest
 from ml_collections import ConfigDict
 
-from vit_jax.config import (
-    MATHEMATICS_FREE,
-    default_config,
-    differences,
-    flatten,
-    known_keys,
-    model_overrides,
-    resolve,
-    set_key,
-)
+from vit_jax.config import default_config, flatten, known_keys, model_overrides, resolve, set_key
+from vit_jax.config_differences import MATHEMATICS_FREE, differences
 from vit_jax.data.presets import OFF
 from vit_jax.errors import UserError
 

@@ -1,7 +1,6 @@
 """Every config key, its default and what it means; and the strict reading of config files and overrides."""
 
 import ast
-import dataclasses
 import functools
 import importlib.util
 import json
@@ -20,26 +19,6 @@ from vit_jax.models.registry import architecture, check_field, field_types
 
 if typing.TYPE_CHECKING:
     from vit_jax.pretrained.weights import Weights
-
-MATHEMATICS_FREE = (
-    "data.dir",
-    "data.workers",
-    "data.max_bad",
-    "data.eval_split",
-    "train.log_every",
-    "train.on_nonfinite",
-    "train.rewinds",
-    "model.attention_kernel",
-    "model.fused_qkv",
-    "model.merge_tokens",
-    "model.remat",
-    "model.scan_layers",
-    "eval",
-    "checkpoint",
-    "mesh",
-)
-"""Keys, and groups of keys, that leave the mathematics of a training run alone: a continued run may change them."""
-
 
 OPEN_GROUPS = (["model"], ["distill", "model"])
 """Groups of keys that hold any field of an architecture, which checks them."""
@@ -416,26 +395,3 @@ def _flatten_into(flat: dict[str, object], key: str, value: object) -> None:
             _flatten_into(flat, f"{key}.{inner}", v)
     else:
         flat[key] = value
-
-
-def differences(saved: dict[str, object], new: dict[str, object]) -> tuple[list[str], list[str]]:
-    """Returns what differs between two flattened configs: lines that a continued run may ignore, and the others."""
-    saved, new = _completed(saved), _completed(new)
-    allowed, refused = [], []
-    for key in sorted(saved.keys() | new.keys()):
-        old_value, new_value = saved.get(key), new.get(key)
-        if old_value != new_value:
-            free = any(key == free or key.startswith(free + ".") for free in MATHEMATICS_FREE)
-            (allowed if free else refused).append(f"{key} was {old_value!r}, is {new_value!r}")
-    return allowed, refused
-
-
-def _completed(flat: dict[str, object]) -> dict[str, object]:
-    """Returns a flattened config with every default filled in, the architecture's too."""
-    arch = architecture(flat.get("model.name") or DEFAULT_MODEL)
-    model = {field.name: field.default for field in dataclasses.fields(arch.module)} | arch.fields
-    model = {f"model.{name}": model[name] for name in field_types(arch.module) if name != "num_classes"}
-    defaults = default_config()
-    fill_augment(defaults)
-    fill_data(defaults, None)
-    return {**flatten(defaults), **json.loads(json.dumps(model)), **flat}

@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Sequence
 
 from vit_jax.comparison.finished import Curve, Run, Unreadable
-from vit_jax.config import MATHEMATICS_FREE
+from vit_jax.config_differences import leaves_mathematics_alone
 from vit_jax.errors import UserError
 
 
@@ -95,7 +95,7 @@ def mathematics(run: Run) -> tuple:
     """Returns what of a run's config changes its results, but for the seed."""
 
     def free(key: str) -> bool:
-        return key == "seed" or any(key == name or key.startswith(name + ".") for name in MATHEMATICS_FREE)
+        return key == "seed" or leaves_mathematics_alone(key)
 
     counts = ("data.eval_split",)  # leaves the training alone, but not the accuracy that is compared
     return tuple(sorted((key, repr(value)) for key, value in run.config.items() if key in counts or not free(key)))

@@ -10,7 +10,8 @@ import jax
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from vit_jax.config import differences, flatten
+from vit_jax.config import flatten
+from vit_jax.config_differences import differences
 from vit_jax.data.sources import Source, splits_overlap
 from vit_jax.data.subset import subset
 from vit_jax.distributed import require_shared
