@@ -13,13 +13,13 @@ import numpy as np
 
 from vit_jax.data.preprocessing import Preprocessing
 from vit_jax.errors import UserError
-from vit_jax.models.registry import check_field, field_types
 from vit_jax.pretrained.files import understood
 from vit_jax.pretrained.names import Convolution, Entry, entry, read, write
 from vit_jax.pretrained.weights import (
     STATISTICS,
     Weights,
     adapted,
+    checked_fields,
     expressible,
     judged,
     make_weights,
@@ -116,9 +116,8 @@ def read_layout(
     with understood("config.json"):
         fields = layout.fields(arrays, config)
         image_size = image_size or layout.stated_size(config) or layout.told_size(arrays)
-    known = field_types(layout.model)
-    given = {key: check_field(layout.model.__name__, known, key, value) for key, value in overrides.items()}
-    completed, assumptions = layout.completed(arrays, {**fields, **given}, image_size)
+    told = {**fields, **checked_fields(layout.model, overrides)}
+    completed, assumptions = layout.completed(arrays, told, image_size)
     name, fields, module = adapted(layout.model, {**fields, **completed}, overrides)
     learned = image_size or layout.size(module)
     found, unknown = read(layout.table(module), arrays, parameter_shapes(module, learned), source)

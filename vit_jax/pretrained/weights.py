@@ -129,6 +129,16 @@ def square_grid(tokens: int) -> tuple[int, int] | None:
     return (side, side) if side * side == tokens else None
 
 
+def checked_fields(model: type[nn.Module], overrides: Mapping[str, object]) -> dict[str, object]:
+    """Returns fields as the model takes them.
+
+    Raises:
+      UserError: one is no field of the model, or of another type.
+    """
+    known = field_types(model)
+    return {key: check_field(model.__name__, known, key, value) for key, value in overrides.items()}
+
+
 def adapted(
     model: type[nn.Module], fields: dict[str, object], overrides: Mapping[str, object]
 ) -> tuple[str, dict[str, object], nn.Module]:
@@ -140,9 +150,7 @@ def adapted(
     Raises:
       UserError: an override is no field of the model, or of another type.
     """
-    known = field_types(model)
-    given = {key: check_field(model.__name__, known, key, value) for key, value in overrides.items()}
-    name, rest = name_of(model, {**fields, **given})
+    name, rest = name_of(model, {**fields, **checked_fields(model, overrides)})
     return name, rest, create_model(name, **rest)
 
 
